@@ -1,0 +1,20 @@
+"""Tensor contraction layers and tensor regression layers for MXNet Gluon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trnet.layers import TCL, TRL
+
+__version__ = "0.1.0"
+__all__ = ["TCL", "TRL", "__version__"]
+
+
+def __getattr__(name: str):
+    """Import MXNet with the first layer asked for, so that configs and tables need not wait."""
+    if name in ("TCL", "TRL"):
+        from trnet import layers
+
+        return getattr(layers, name)
+    raise AttributeError(f"module 'trnet' has no attribute {name!r}")

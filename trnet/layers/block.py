@@ -1,0 +1,229 @@
+"""What the tensor layers share: deferred shapes, two implementations, and where they meet Gluon."""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+
+import numpy as np
+from mxnet.gluon import HybridBlock
+
+from trnet.tensor.backend import is_np_array, mx, tensorly_scope
+from trnet.tensor.factorization import is_integer
+
+IMPLEMENTATIONS = ("fused", "tensorly")
+
+
+class TensorBlock(HybridBlock):
+    """A layer on tensors (batch, I1, …, IN) whose parameters are the factors of a weight.
+
+    A layer names its parameters, gives their shapes once the input's is known, and computes with
+    them in two ways: :meth:`_fused`, on arrays and symbols, and :meth:`_reference`, through
+    TensorLy.
+
+    A subclass sets what it needs and calls :meth:`_register` at the end of its ``__init__``.
+    """
+
+    def __init__(self, implementation: str, prefix: str | None, params) -> None:
+        super().__init__(prefix=prefix, params=params)
+        if implementation not in IMPLEMENTATIONS:
+            self._refuse(f"implementation has to be 'fused' or 'tensorly'; got {implementation!r}")
+        self._implementation = implementation
+
+    def _register(
+        self,
+        n_modes: int,
+        in_shape: tuple[int, ...] | None,
+        use_bias: bool,
+        weight_initializer,
+        bias_initializer,
+        dtype,
+    ) -> None:
+        """Register the factors and the bias of a layer on N input modes."""
+        self._in_shape = (0,) * n_modes
+        with self.name_scope():
+            for name in self._factor_names():
+                init = weight_initializer or FactorInitializer(self, name)
+                self._register_one(name, init, dtype)
+            if use_bias:
+                self._register_one("bias", bias_initializer, dtype)
+        if in_shape is not None:
+            if not all(is_integer(size) and size >= 0 for size in in_shape):
+                self._refuse(f"in_shape has to be sizes, or 0 for unknown ones; got {in_shape!r}")
+            self._meet(in_shape)
+
+    def _register_one(self, name: str, init, dtype) -> None:
+        parameter = self.params.get(name, init=init, dtype=dtype, allow_deferred_init=True)
+        setattr(self, name, parameter)
+
+    @abstractmethod
+    def _factor_names(self) -> list[str]:
+        """Names of the factors, in the order of the formula."""
+
+    @abstractmethod
+    def _settle(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Take (I1, …, IN), and give the shapes of all parameters; ValueError where none fit."""
+
+    @abstractmethod
+    def _draw(self, name: str, initializer: mx.init.Initializer) -> np.ndarray:
+        """Initial values of a factor, in a network that ``initializer`` initialises."""
+
+    @abstractmethod
+    def _fused(self, F, x, factors: dict, bias):
+        """The layer in legacy operators, on arrays or symbols."""
+
+    @abstractmethod
+    def _reference(self, tl, x, factors: dict, bias):
+        """The layer through TensorLy, on NumPy-like arrays."""
+
+    @property
+    def in_shape(self) -> tuple[int, ...] | None:
+        """(I1, …, IN), or None while it is not known."""
+        return self._in_shape if all(self._in_shape) else None
+
+    def infer_shape(self, x) -> None:
+        """Take the shapes of the parameters from an input (batch, I1, …, IN)."""
+        self._meet(x.shape[1:])
+
+    def forward(self, x):
+        if isinstance(x, mx.nd.NDArray):
+            self._meet(x.shape[1:])
+        elif self.in_shape is None:
+            self._meet(self._shape_in_trace(x)[1:])
+        return super().forward(x)
+
+    def hybrid_forward(self, F, x, bias=None, **factors):
+        numpy_semantics = is_np_array()
+        # MXNet has no float16 products on a CPU: there they are computed in float32.
+        is_half = np.dtype(self._reg_params[self._factor_names()[0]].dtype) == np.float16
+        widen = is_half and mx.current_context().device_type == "cpu"
+
+        def prepare(array):
+            array = array.as_nd_ndarray()
+            return F.Cast(array, dtype="float32") if widen else array
+
+        x, bias = prepare(x), None if bias is None else prepare(bias)
+        factors = {name: prepare(factors[name]) for name in self._factor_names()}
+        if self._implementation == "fused":
+            out = self._fused(F, x, factors, bias)
+        else:
+            out = self._through_tensorly(F, x, factors, bias)
+        out = F.Cast(out, dtype="float16") if widen else out
+        return out.as_np_ndarray() if numpy_semantics else out
+
+    def _through_tensorly(self, F, x, factors: dict, bias):
+        if F is not mx.nd:
+            self._refuse(
+                "implementation='tensorly' cannot be traced (hybridized or exported); "
+                "use implementation='fused', or leave the network as it is"
+            )
+        with tensorly_scope() as tl:
+            factors = {name: array.as_np_ndarray() for name, array in factors.items()}
+            bias = None if bias is None else bias.as_np_ndarray()
+            return self._reference(tl, x.as_np_ndarray(), factors, bias).as_nd_ndarray()
+
+    def _meet(self, shape: tuple[int, ...]) -> None:
+        """Check an input's shape (I1, …, IN), and take from it what is not known yet."""
+        shape = tuple(shape)
+        if shape == self._in_shape:
+            return
+        if len(shape) != len(self._in_shape):
+            self._refuse(
+                f"input has {len(shape)} modes behind the batch, {shape}, and "
+                f"{len(self._in_shape)} would fit"
+            )
+        for mode, (size, known) in enumerate(zip(shape, self._in_shape), start=1):
+            if known and size != known:
+                self._refuse(f"mode {mode} of the input {shape} is {size}, and {known} would fit")
+        if all(shape):
+            self._settle_parameters(shape)
+        self._in_shape = shape
+
+    def _settle_parameters(self, shape: tuple[int, ...]) -> None:
+        try:
+            shapes = self._settle(shape)
+        except ValueError as error:
+            self._refuse(str(error))
+        for name, parameter in self._reg_params.items():
+            if parameter.shape is not None and parameter.shape != shapes[name]:
+                self._refuse(
+                    f"{name} is {parameter.shape}, and an input {shape} needs {shapes[name]}"
+                )
+            parameter.shape = shapes[name]
+
+    def _shape_in_trace(self, x) -> tuple[int, ...]:
+        """The shape of a symbol in the trace under way.
+
+        Gluon traces a hybridized network before it infers its deferred shapes, and tells a layer
+        nothing of the arrays that the trace is for. A dense layer can wait, because its operator
+        infers the weight; the plan of a contraction needs the sizes now. So they are looked up
+        where Gluon holds them: in the frame of the trace.
+        """
+        frame = sys._getframe()
+        while frame is not None and frame.f_code is not HybridBlock._get_graph.__code__:
+            frame = frame.f_back
+        known = {}
+        if frame is not None:
+            arrays = [a for a in frame.f_locals["flatten_args"] if a is not None]
+            names = [symbol.name for symbol in frame.f_locals["symbol_inputs"]]
+            known = {name: array.shape for name, array in zip(names, arrays)}
+        _, (shape, *_), _ = x.infer_shape_partial(**known)
+        if not shape or any(size < 1 for size in shape[1:]):
+            self._refuse(
+                "the shape of its input cannot be told from the symbol; give in_shape, or the "
+                "symbol's variable a shape"
+            )
+        return shape
+
+    def _from_tensorly(self, function):
+        """An array that TensorLy makes of the parameters, on their context and in their dtype."""
+        parameters = {name: self._reg_params[name] for name in self._factor_names()}
+        first = next(iter(parameters.values()))
+        context = first.list_ctx()[0]
+        is_half = np.dtype(first.dtype) == np.float16
+        with context, tensorly_scope() as tl:
+            arrays = {name: p.data(context).as_np_ndarray() for name, p in parameters.items()}
+            if is_half:  # too coarse, and not supported on a CPU
+                arrays = {name: array.astype("float32") for name, array in arrays.items()}
+            result = function(tl, arrays).astype(first.dtype)
+        return result if is_np_array() else result.as_nd_ndarray()
+
+    def _known_in_shape(self) -> tuple[int, ...]:
+        if self.in_shape is None:
+            self._refuse("the input's shape is not known yet; give in_shape or run it once")
+        return self._in_shape
+
+    def _refuse(self, why: str) -> None:
+        raise ValueError(f"{type(self).__name__} {self.name}: {why}") from None
+
+
+class FactorInitializer(mx.init.Initializer):
+    """Starts a factor as its layer draws it, under the initializer of the whole network."""
+
+    def __init__(self, layer: TensorBlock, name: str) -> None:
+        super().__init__()
+        self._layer, self._name = layer, name
+
+    def _init_weight(self, desc, array) -> None:
+        array[:] = self._layer._draw(self._name, desc.global_init).astype(array.dtype)
+
+
+def dense_std(initializer: mx.init.Initializer, shape: tuple[int, int]) -> float:
+    """Root mean square of a dense layer's weight (units, inputs) that an initializer draws."""
+    if isinstance(initializer, mx.init.Uniform):
+        return initializer.scale / np.sqrt(3)
+    if isinstance(initializer, mx.init.Normal):
+        return initializer.sigma
+    if isinstance(initializer, mx.init.Xavier):
+        units, inputs = shape
+        fan = {"avg": (units + inputs) / 2, "in": inputs, "out": units}[initializer.factor_type]
+        scale = np.sqrt(initializer.magnitude / fan)
+        return scale / np.sqrt(3) if initializer.rnd_type == "uniform" else scale
+    weight = mx.nd.zeros(shape)
+    initializer._init_weight(mx.init.InitDesc("weight"), weight)
+    return float(weight.square().mean().sqrt().asscalar())
+
+
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """A shape for a layer's ``repr``: 512×7×7, or "?" while it is not known."""
+    return "×".join(map(str, shape)) if shape else "?"

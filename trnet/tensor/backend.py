@@ -1,0 +1,66 @@
+"""MXNet, and TensorLy's MXNet backend beside it.
+
+Every module of trnet takes ``mx`` from here, so that a missing or broken MXNet is explained once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SUPPORTED_PYTHONS = ((3, 9), (3, 10), (3, 11))
+
+
+class MissingStack(ImportError):
+    """MXNet cannot be imported here; the message is one line that says what is needed."""
+
+
+def _explain(error: Exception) -> str:
+    """One line on why ``import mxnet`` failed and what would make it work."""
+    if sys.version_info[:2] not in SUPPORTED_PYTHONS:
+        found = ".".join(map(str, sys.version_info[:3]))
+        return f"trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does; this is {found}"
+    if "libgomp" in str(error):
+        return f"MXNet needs the system's libgomp.so.1 (Debian: apt-get install libgomp1): {error}"
+    if isinstance(error, AttributeError):
+        return f"MXNet 1.9.1 needs numpy<1.24 (pip install 'numpy==1.23.5'): {error}"
+    return f"trnet needs MXNet 1.9.1 (pip install 'trnet[cpu]', or 'mxnet==1.9.1'): {error}"
+
+
+try:
+    import mxnet as mx
+except (ImportError, OSError, AttributeError) as error:
+    raise MissingStack(_explain(error)) from error
+
+from mxnet.util import is_np_array, is_np_shape  # noqa: E402
+
+__all__ = ["MissingStack", "is_np_array", "mx", "tensorly_scope"]
+
+
+@contextmanager
+def tensorly_scope() -> Iterator:
+    """TensorLy on its MXNet backend, with NumPy semantics inside and the caller's outside.
+
+    Loading that backend calls ``npx.set_np()`` for the whole process, under which legacy Gluon
+    networks fail; and outside NumPy semantics TensorLy's own functions do. Hence this scope. The
+    backend is set for the running thread only, and given back.
+
+    Yields
+    ------
+    module
+        ``tensorly``.
+    """
+    import tensorly as tl
+
+    array, shape = is_np_array(), is_np_shape()
+    previous = tl.get_backend()
+    try:
+        tl.set_backend("mxnet", local_threadsafe=True)
+    finally:
+        mx.npx.set_np(shape=shape, array=array)
+    try:
+        with mx.util.np_shape(True), mx.util.np_array(True):
+            yield tl
+    finally:
+        tl.set_backend(previous, local_threadsafe=True)
