@@ -1,0 +1,70 @@
+"""What every script does around its work: one line for a user's mistake, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from trnet.errors import UserError
+
+# Python puts a script's own folder first on its path, where scripts/tabulate.py hides the package
+# of that name.
+_scripts = Path(sys.argv[0]).resolve().parent
+sys.path[:] = [path for path in sys.path if not path or Path(path).resolve() != _scripts]
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's main function; mistakes of the user's end in one line and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        _stop(f"error: {error}", 2)
+    except ImportError as error:
+        if type(error).__name__ != "MissingStack":
+            raise
+        _stop(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on behind the last whole epoch", 130)
+    except BrokenPipeError:  # of a pager that was left
+        sys.stderr.close()
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser that shows the script's docstring as it is written."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_runs(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--runs``."""
+    arguments.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="run folders (default: runs)"
+    )
+
+
+def add_suite(arguments: argparse.ArgumentParser) -> None:
+    """Add a suite, ``--runs`` and ``--results``."""
+    arguments.add_argument("suite", type=Path, help="a folder of configs, as configs/mnist")
+    add_runs(arguments)
+    arguments.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="what was published and measured before (default: results)",
+    )
+
+
+def add_devices(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--devices``."""
+    arguments.add_argument(
+        "--devices", default="auto", help="auto, cpu, cpu:0,1 or gpu:0,1,2,3 (default: auto)"
+    )
+
+
+def _stop(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,407 @@
+"""Configs: YAML files on common bases, checked before anything runs.
+
+``load`` gives a :class:`Config` or raises one :class:`~trnet.errors.ConfigError` of one line.
+Imports no MXNet, so that errors are instant; whether a rank fits its network is found out when
+the network is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, Union, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from trnet.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RANK_FORMS = {
+    "tucker": "a list [R1, …, RN, Rout] of integers",
+    "cp": "an integer",
+    "tensor_train": "a list [r1, …, rN] of integers",
+}
+
+
+def _checked_rank(rank: Any) -> Any:
+    """A TRL's rank in one of its forms; whether it is its factorisation's is checked behind it."""
+    is_integers = isinstance(rank, list) and rank and all(_is_positive_integer(r) for r in rank)
+    is_fraction = isinstance(rank, float) and 0 < rank <= 1
+    if is_integers or is_fraction or _is_positive_integer(rank) or rank == "same":
+        return rank
+    raise ValueError("positive integers as the factorization has them, a float in (0, 1] or 'same'")
+
+
+def _is_positive_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+Rank = Annotated[Any, BeforeValidator(_checked_rank)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Dataset(_Schema):
+    """What is learned: a name of :data:`trnet.data.DATASETS`, and where its files are."""
+
+    name: str
+    root: Optional[str] = None
+    augment: bool = True
+
+
+class DenseHead(_Schema):
+    """The network's own head; see :func:`trnet.models.heads.dense_head`."""
+
+    type: Literal["dense"]
+    hidden: Optional[list[PositiveInt]] = None
+    dropout: Fraction = 0.5
+
+
+class TCLHead(_Schema):
+    """A TCL and dense layers; see :func:`trnet.models.heads.tcl_head`."""
+
+    type: Literal["tcl"]
+    rank: list[PositiveInt]
+    hidden: Optional[list[PositiveInt]] = None
+    dropout: Fraction = 0.5
+    norm: bool = True
+
+
+class TRLHead(_Schema):
+    """A TRL; see :func:`trnet.models.heads.trl_head`."""
+
+    type: Literal["trl"]
+    rank: Rank
+    factorization: Literal["tucker", "cp", "tensor_train"] = "tucker"
+
+    @model_validator(mode="after")
+    def _rank_is_the_factorizations(self) -> TRLHead:
+        takes_one = self.factorization == "cp"
+        is_one = isinstance(self.rank, int)
+        if (is_one or isinstance(self.rank, list)) and is_one is not takes_one:
+            form = _RANK_FORMS[self.factorization]
+            raise ValueError(f"rank: got {self.rank!r}; a {self.factorization} rank is {form}")
+        return self
+
+
+class Model(_Schema):
+    """A network: a name of :data:`trnet.models.BACKBONES`, and its head."""
+
+    backbone: str
+    head: Union[DenseHead, TCLHead, TRLHead] = Field(discriminator="type")
+
+
+class CosineSchedule(_Schema):
+    """From the learning rate to ``final`` along half a cosine, behind a linear warm-up."""
+
+    type: Literal["cosine"]
+    warmup_epochs: NonNegative = 0.0
+    final: NonNegative = 0.0
+
+
+class StepSchedule(_Schema):
+    """The learning rate times ``factor`` at each of ``milestones``, behind a linear warm-up."""
+
+    type: Literal["step"]
+    milestones: list[PositiveInt]
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup_epochs: NonNegative = 0.0
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascend(cls, milestones: list[int]) -> list[int]:
+        if not milestones or any(a >= b for a, b in zip(milestones, milestones[1:])):
+            raise ValueError("epochs in ascending order")
+        return milestones
+
+
+class Train(_Schema):
+    """The recipe: SGD with momentum, weight decay on weights only."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: Positive
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
+    label_smoothing: Fraction = 0.0
+    schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
+
+    @model_validator(mode="after")
+    def _schedule_ends_in_time(self) -> Train:
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs: got {self.schedule.warmup_epochs}; less than the "
+                f"{self.epochs} epochs"
+            )
+        if isinstance(self.schedule, StepSchedule) and self.schedule.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"schedule.milestones: got {self.schedule.milestones}; all before the last of the "
+                f"{self.epochs} epochs"
+            )
+        return self
+
+
+class Config(_Schema):
+    """An experiment. ``suite`` is the name of the config's folder."""
+
+    suite: str
+    name: str
+    title: Optional[str] = None
+    baseline: Optional[str] = None
+    dataset: Dataset
+    model: Model
+    train: Train
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @field_validator("name", "baseline")
+    @classmethod
+    def _is_a_name(cls, name: Optional[str]) -> Optional[str]:
+        if name is not None and not _NAME.fullmatch(name):
+            raise ValueError("a name of letters, digits, '_', '-' and '.'")
+        return name
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits of all that decides a run's outcome, the seed aside."""
+        return _digest(self.model_dump(include={"dataset", "model", "train"}))
+
+    @property
+    def model_hash(self) -> str:
+        """Twelve hexadecimal digits of all that decides the shapes of the network."""
+        return _digest({"dataset": self.dataset.name, "model": self.model.model_dump()})
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Load a config.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file; ``extends: other.yaml`` in it names a base beside it, whose keys it overrides.
+    overrides : sequence of str
+        ``"key.sub=value"``, with the value in YAML.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        One line with file, key, value and what would be right.
+    """
+    path = Path(path)
+    tree = _read(path, ())
+    for override in overrides:
+        tree = _merge(tree, _parse_override(override))
+    values = tree.plain()
+    values.setdefault("suite", path.resolve().parent.name)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _complaint(error, tree, path) from None
+
+
+def load_baseline(path: str | Path, config: Config) -> Config | None:
+    """Load the experiment that a config loaded from ``path`` is measured against, if it has one."""
+    if config.baseline is None:
+        return None
+    return next(c for c in load_suite(Path(path).parent) if c.name == config.baseline)
+
+
+def load_suite(folder: str | Path) -> list[Config]:
+    """Load every config of a folder but the bases (``_*.yaml``), baselines first, then by name.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`load`, and for an empty folder, a name used twice or an unknown baseline.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder of configs")
+    paths = sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("_"))
+    if not paths:
+        raise ConfigError(f"{folder}: holds no config (*.yaml)")
+    configs: dict[str, Config] = {}
+    for path in paths:
+        config = load(path)
+        if config.name in configs:
+            raise ConfigError(f"{path}: name: {config.name!r} is another config's of this suite")
+        configs[config.name] = config
+    for path, config in zip(paths, configs.values()):
+        if config.baseline is not None and config.baseline not in configs:
+            known = ", ".join(configs)
+            raise ConfigError(
+                f"{path}: baseline: {config.baseline!r} is no experiment of this suite; "
+                f"it has {known}"
+            )
+    return sorted(configs.values(), key=lambda config: (config.baseline is not None, config.name))
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML, which :func:`load` reads again."""
+    stream = io.StringIO()
+    YAML().dump(config.model_dump(exclude_none=True), stream)
+    return stream.getvalue()
+
+
+class _Tree(dict):
+    """A mapping of a config that remembers which file each of its keys was written in."""
+
+    def __init__(self, values: dict, origin: str) -> None:
+        super().__init__(
+            {k: _Tree(v, origin) if isinstance(v, dict) else v for k, v in values.items()}
+        )
+        self.origins = dict.fromkeys(values, origin)
+
+    def plain(self) -> dict:
+        return {k: v.plain() if isinstance(v, _Tree) else v for k, v in self.items()}
+
+    def origin_of(self, keys: Sequence) -> str | None:
+        """The file of the last of ``keys`` that is there."""
+        if not keys or keys[0] not in self.origins:
+            return None
+        below = self[keys[0]]
+        deeper = below.origin_of(keys[1:]) if isinstance(below, _Tree) else None
+        return deeper or self.origins[keys[0]]
+
+
+def _read(path: Path, extended_by: tuple[Path, ...]) -> _Tree:
+    """A file's mapping, merged onto those of the files it extends."""
+    tree = _Tree(_parse_file(path), str(path))
+    if "extends" not in tree:
+        return tree
+    base = tree.pop("extends")
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends: got {_short(base)}; the name of a YAML file beside it")
+    base_path = path.parent / base
+    if not base_path.is_file():
+        raise ConfigError(f"{path}: extends: there is no file {base_path}")
+    chain = (*extended_by, path.resolve())
+    if base_path.resolve() in chain:
+        raise ConfigError(f"{path}: extends: {base} extends this file in turn")
+    return _merge(_read(base_path, chain), tree)
+
+
+def _merge(base: _Tree, changes: _Tree) -> _Tree:
+    """Mappings merge key by key; one that names another ``type`` stands in its place whole."""
+    merged = _Tree({}, "")
+    for source in (base, changes):
+        for key, value in source.items():
+            old = merged.get(key)
+            both = isinstance(old, _Tree) and isinstance(value, _Tree)
+            same_type = both and value.get("type", old.get("type")) == old.get("type")
+            merged[key] = _merge(old, value) if same_type else value
+            merged.origins[key] = source.origins[key]
+    return merged
+
+
+def _parse_file(path: Path) -> dict:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    values = _parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {_short(values)}; a mapping of keys to values would fit")
+    return values
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join((getattr(error, "problem", None) or str(error)).split())
+        raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from None
+
+
+def _parse_override(override: str) -> _Tree:
+    keys, equals, text = override.partition("=")
+    if not equals or not all(keys.split(".")):
+        raise ConfigError(f"--set {override}: key=value, or key.sub=value, would fit")
+    value = _parse_yaml(text, f"--set {override}")
+    for key in reversed(keys.split(".")):
+        value = {key: value}
+    return _Tree(value, f"--set {override}")
+
+
+def _complaint(error: ValidationError, tree: _Tree, path: Path) -> ConfigError:
+    """The first thing that is wrong, as one line: file, key, value, and what would be right."""
+    first = error.errors(include_url=False)[0]
+    keys = _keys(first["loc"])
+    where = f"{tree.origin_of(keys) or path}: {'.'.join(map(str, keys))}"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        close = difflib.get_close_matches(str(keys[-1]), known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return ConfigError(f"{where}: unknown key; {hint}known here: {', '.join(known)}")
+    if first["type"] in ("missing", "union_tag_not_found"):
+        missing = "" if first["type"] == "missing" else ".type"
+        return ConfigError(f"{where}{missing}: is missing")
+    expected = first["msg"].removeprefix("Value error, ").replace("Input", "it")
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        expected = "a mapping of keys to values would fit"
+    if first["type"] == "union_tag_invalid":
+        return ConfigError(
+            f"{where}.type: got {_short(first['ctx']['tag'])}; one of "
+            f"{first['ctx']['expected_tags']} would fit"
+        )
+    if isinstance(first["input"], dict) and first["type"] == "value_error":  # a check across keys
+        return ConfigError(f"{where}.{expected}")
+    return ConfigError(f"{where}: got {_short(first['input'])}; {expected}")
+
+
+def _keys(location: Sequence) -> list:
+    """A location in the file: pydantic adds a union's tag behind the key that holds it."""
+    tagged = ("head", "schedule")
+    return [part for i, part in enumerate(location) if i == 0 or location[i - 1] not in tagged]
+
+
+def _known_keys(location: Sequence) -> list[str]:
+    """Keys that the mapping at a location may have."""
+    schema = Config
+    for part in location:
+        options = get_args(schema) or (schema,)
+        tagged = (
+            [s for s in options if part in get_args(s.model_fields["type"].annotation)]
+            if len(options) > 1
+            else []
+        )
+        schema = tagged[0] if tagged else options[0].model_fields[part].annotation
+    return list(schema.model_fields)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _digest(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,121 @@
+"""Data sets small enough to hold in memory: batches from arrays, and their augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from trnet.data.source import Batch, DataSource
+from trnet.tensor.backend import mx
+
+Augmentation = Callable[[mx.nd.NDArray, np.random.Generator], mx.nd.NDArray]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a data set.
+
+    Attributes
+    ----------
+    images : np.ndarray
+        uint8, (n, channels, height, width).
+    labels : np.ndarray
+        int, (n,).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def from_arrays(
+    train: Part,
+    validation: Part,
+    mean: float,
+    std: float,
+    augment: Augmentation | None = None,
+) -> DataSource:
+    """Make a data source of arrays.
+
+    Parameters
+    ----------
+    train, validation : Part
+    mean, std : float
+        Of the training images' values in [0, 1], for their normalisation.
+    augment : callable, optional
+        From images in [0, 1] and a generator to images in [0, 1].
+    """
+
+    def batch(part: Part, rows: np.ndarray, rng: np.random.Generator | None) -> Batch:
+        images = mx.nd.array(part.images[rows], dtype="float32") / 255
+        if rng is not None and augment is not None:
+            images = augment(images, rng)
+        return (images - mean) / std, mx.nd.array(part.labels[rows], dtype="float32")
+
+    def train_epoch(batch_size: int, seed: tuple[int, ...]) -> Iterator[Batch]:
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(train.labels))
+        for step in range(source.train_batches(batch_size)):
+            yield batch(train, order[step * batch_size : (step + 1) * batch_size], rng)
+
+    def validation_epoch(batch_size: int) -> Iterator[Batch]:
+        order = np.arange(len(validation.labels))
+        for begin in range(0, len(order), batch_size):
+            yield batch(validation, order[begin : begin + batch_size], None)
+
+    source = DataSource(
+        train_size=len(train.labels),
+        validation_size=len(validation.labels),
+        train=train_epoch,
+        validation=validation_epoch,
+    )
+    return source
+
+
+def warp(
+    images: mx.nd.NDArray,
+    rng: np.random.Generator,
+    rotation: float = 12.0,
+    scale: float = 0.1,
+    shift: float = 0.15,
+    shear: float = 0.1,
+) -> mx.nd.NDArray:
+    """Warp every image by a small affine map of its own, bilinearly, with black from outside.
+
+    Parameters
+    ----------
+    images : NDArray
+        (batch, channels, height, width).
+    rng : np.random.Generator
+    rotation : float
+        Largest angle, in degrees.
+    scale, shear : float
+        Largest change of either axis's length, and largest shear.
+    shift : float
+        Largest shift, in halves of the image's side.
+    """
+    n, _, height, width = images.shape
+    angle = np.deg2rad(rng.uniform(-rotation, rotation, n))
+    scale_x, scale_y = rng.uniform(1 - scale, 1 + scale, (2, n))
+    shift_x, shift_y = rng.uniform(-shift, shift, (2, n))
+    shear_x = rng.uniform(-shear, shear, n)
+    cos, sin = np.cos(angle), np.sin(angle)
+    rows = [scale_x * cos, shear_x - scale_x * sin, shift_x, scale_y * sin, scale_y * cos, shift_y]
+    theta = mx.nd.array(np.stack(rows, axis=1))
+    grid = mx.nd.GridGenerator(theta, transform_type="affine", target_shape=(height, width))
+    return mx.nd.BilinearSampler(images, grid)
+
+
+def shift_and_flip(
+    images: mx.nd.NDArray, rng: np.random.Generator, pixels: int = 2
+) -> mx.nd.NDArray:
+    """Shift every image by up to some pixels, with black from outside, and mirror half of them."""
+    n, _, height, width = images.shape
+    padded = np.pad(images.asnumpy(), ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    rows, columns = rng.integers(0, 2 * pixels + 1, (2, n))
+    shifted = windows[np.arange(n), :, rows, columns]
+    mirrored = rng.random(n) < 0.5
+    shifted[mirrored] = shifted[mirrored, :, :, ::-1]
+    return mx.nd.array(shifted)

@@ -1,0 +1,9 @@
+"""Mistakes that are the user's to mend."""
+
+
+class UserError(Exception):
+    """One line on what is wrong, where, and what would be right; scripts exit with 2."""
+
+
+class ConfigError(UserError):
+    """A config that cannot be used; the message names file, key and value."""

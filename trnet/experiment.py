@@ -1,0 +1,241 @@
+"""Experiments: what a config names, built, trained into a run folder, and scored."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+from trnet import config as configs
+from trnet.config import Config
+from trnet.data import DATASETS, DataSet
+from trnet.errors import ConfigError, UserError
+from trnet.files import write_aside
+from trnet.models import (
+    BACKBONES,
+    Network,
+    ParameterCount,
+    build_network,
+    count_head,
+    space_savings,
+)
+from trnet.tensor.backend import mx
+from trnet.training import checkpoint, loop
+from trnet.training.evaluation import Scores, evaluate
+from trnet.training.progress import Progress
+
+_PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
+
+
+def run_folder(runs: Path, config: Config) -> Path:
+    """The folder of a config's run: ``runs/<suite>/<name>/seed<k>``."""
+    return runs / config.suite / config.name / f"seed{config.seed}"
+
+
+def build(config: Config) -> Network:
+    """Build the network that a config names.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown data set or backbone, or a head that does not fit it.
+    """
+    where = f"{config.suite}/{config.name}"
+    backbone = config.model.backbone
+    if backbone not in BACKBONES:
+        known = ", ".join(BACKBONES)
+        raise ConfigError(f"{where}: model.backbone: got {backbone!r}; known: {known}")
+    dataset = _dataset(config)
+    head = config.model.head.model_dump()
+    try:
+        return build_network(backbone, head, dataset.shape, dataset.classes)
+    except ValueError as error:
+        raise ConfigError(f"{where}: model.head: {error}") from None
+
+
+def count(config: Config) -> ParameterCount:
+    """Count the parameters of a config's head; no memory is allocated for them."""
+    return count_head(build(config), _dataset(config).shape)
+
+
+def check(config: Config, runs: Path) -> None:
+    """Refuse, before anything is trained, a config that cannot be trained into its run folder."""
+    _earlier_result(run_folder(runs, config), config)
+    build(config)
+
+
+def is_finished(config: Config, runs: Path) -> bool:
+    """Whether a config's run has its result."""
+    return (run_folder(runs, config) / "result.json").is_file()
+
+
+def train(
+    config: Config,
+    baseline: Config | None,
+    runs: Path,
+    contexts: list[mx.Context],
+    lines: bool = True,
+) -> dict:
+    """Train an experiment into its run folder, or go on where an earlier session stopped.
+
+    Parameters
+    ----------
+    config : Config
+    baseline : Config or None
+        The experiment whose head the savings are measured against; None for itself.
+    runs : Path
+    contexts : list of Context
+    lines : bool
+        Whether each epoch is shown in a line.
+
+    Returns
+    -------
+    dict
+        What ``result.json`` holds.
+
+    Raises
+    ------
+    UserError
+        For what is wrong with the config, the data or the run folder, before anything is written.
+    """
+    folder = run_folder(runs, config)
+    finished = _earlier_result(folder, config)
+    if finished is not None:
+        return finished
+    network = build(config)
+    weights = count(config)
+    baseline_weights = count(baseline).weights if baseline else weights.weights
+    dataset = _dataset(config)
+    source = dataset.load(config.dataset.root, config.dataset.augment)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_aside(folder / "config.yaml", configs.dump(config))
+    loop.initialize(network, dataset.shape, config.seed, contexts)
+    recipe = config.train
+    images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
+    with Progress(f"{config.name} seed {config.seed}", recipe.epochs, images, lines) as progress:
+        metrics = loop.train(
+            network, source, dataset.classes, recipe, config.seed, contexts, folder, progress
+        )
+    last = metrics[-1]
+    result = {
+        "name": config.name,
+        "suite": config.suite,
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "dataset": {
+            "name": config.dataset.name,
+            "train": source.train_size,
+            "validation": source.validation_size,
+        },
+        "top1": last["top1"],
+        "top5": last["top5"],
+        "loss": last["loss"],
+        "head_parameters": asdict(weights),
+        "baseline_head_weights": baseline_weights,
+        "space_savings": space_savings(weights.weights, baseline_weights),
+        "epochs": recipe.epochs,
+        "wall_seconds": sum(row["seconds"] for row in metrics),
+        "images_per_second": median(row["images_per_second"] for row in metrics),
+        "versions": versions(),
+        "processor": processor(contexts),
+    }
+    write_aside(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def score(folder: Path, which: str, contexts: list[mx.Context]) -> tuple[Config, int, Scores]:
+    """Score a run's checkpoint on the validation images.
+
+    Parameters
+    ----------
+    folder : Path
+        A run folder.
+    which : {"latest", "best"}
+    contexts : list of Context
+
+    Returns
+    -------
+    Config, int, Scores
+        The run's config and the checkpoint's epoch beside its scores.
+    """
+    config = configs.load(folder / "config.yaml")
+    path = getattr(checkpoint, which)(folder / "checkpoints")
+    if path is None:
+        raise UserError(f"{folder}: holds no checkpoint yet")
+    network = build(config)
+    checkpoint.load_network(path, network, contexts)
+    network.hybridize(static_alloc=True)
+    source = _dataset(config).load(config.dataset.root, config.dataset.augment)
+    scores = evaluate(network, source, config.train.batch_size, contexts)
+    return config, checkpoint.load_metrics(path)[-1]["epoch"], scores
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+
+
+def processor(contexts: list[mx.Context]) -> str:
+    """What computed: the CPU's name and its cores, or the GPUs."""
+    if contexts[0].device_type == "gpu":
+        return ", ".join(map(str, contexts))
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _version(package: str) -> str:
+    from trnet import __version__
+
+    candidates = ("mxnet", "mxnet-cu112") if package == "mxnet" else (package,)
+    for candidate in candidates:
+        try:
+            return metadata.version(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return __version__ if package == "trnet" else "unknown"
+
+
+def _dataset(config: Config) -> DataSet:
+    if config.dataset.name not in DATASETS:
+        known = ", ".join(DATASETS)
+        where = f"{config.suite}/{config.name}"
+        raise ConfigError(f"{where}: dataset.name: got {config.dataset.name!r}; known: {known}")
+    return DATASETS[config.dataset.name]
+
+
+def _earlier_result(folder: Path, config: Config) -> dict | None:
+    """The result of a run that is finished; refuses a folder that another config made."""
+    if (folder / "config.yaml").is_file():
+        earlier = configs.load(folder / "config.yaml")
+        if earlier.hash != config.hash:
+            raise UserError(
+                f"{folder}: was made by another config ({_difference(earlier, config)}); "
+                "another --runs, or the folder removed, would fit"
+            )
+    path = folder / "result.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _difference(earlier: Config, config: Config) -> str:
+    """The first key in which two configs differ."""
+    then, now = (
+        _leaves(c.model_dump(include={"dataset", "model", "train"})) for c in (earlier, config)
+    )
+    key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
+    return f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
+
+
+def _leaves(values: dict, prefix: str = "") -> dict:
+    leaves = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        leaves.update(_leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return leaves

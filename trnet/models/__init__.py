@@ -1,0 +1,17 @@
+"""Networks: trunks by name, heads by name, and the accounting of what a head costs."""
+
+from trnet.models.accounting import ParameterCount, count_head, space_savings
+from trnet.models.backbones import BACKBONES, Backbone
+from trnet.models.heads import HEADS
+from trnet.models.network import Network, build_network
+
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "Backbone",
+    "Network",
+    "ParameterCount",
+    "build_network",
+    "count_head",
+    "space_savings",
+]

@@ -1,0 +1,121 @@
+"""Heads: what turns the activation tensor (batch, C, H, W) into class scores.
+
+Adding a head is a function and a line in :data:`HEADS`; its keyword arguments are the keys of
+``model.head`` in a config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mxnet.gluon import HybridBlock, nn
+
+from trnet.layers import TCL, TRL
+from trnet.models.backbones import Backbone
+from trnet.tensor.factorization import Rank
+
+_SPATIAL_MODES = (2, 3)
+
+
+def dense_head(
+    backbone: Backbone,
+    in_shape: tuple[int, ...],
+    classes: int,
+    hidden: Sequence[int] | None = None,
+    dropout: float = 0.5,
+) -> HybridBlock:
+    """The network's own head: pooling or flattening, then dense layers.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        What the head is for.
+    in_shape : tuple of int
+        (C, H, W) of the activation tensor.
+    classes : int
+    hidden : sequence of int, optional
+        Units of the hidden dense layers; by default the backbone's own.
+    dropout : float
+        Behind every hidden layer.
+    """
+    head = nn.HybridSequential(prefix="head_")
+    with head.name_scope():
+        head.add(nn.GlobalAvgPool2D() if backbone.pooling else nn.Flatten())
+        _add_dense(head, backbone.hidden if hidden is None else hidden, dropout, classes)
+    return head
+
+
+def tcl_head(
+    backbone: Backbone,
+    in_shape: tuple[int, ...],
+    classes: int,
+    rank: tuple[int, ...],
+    hidden: Sequence[int] | None = None,
+    dropout: float = 0.5,
+    norm: bool = True,
+) -> HybridBlock:
+    """A TCL, then dense layers on the flattened result.
+
+    Parameters
+    ----------
+    backbone, in_shape, classes, hidden, dropout
+        As in :func:`dense_head`.
+    rank : tuple of int
+        (R1, R2, R3) of the TCL.
+    norm : bool
+        Whether batch normalisation stands before and after the TCL.
+    """
+    head = nn.HybridSequential(prefix="head_")
+    with head.name_scope():
+        if norm:
+            head.add(nn.BatchNorm())
+        head.add(TCL(rank, in_shape))
+        if norm:
+            head.add(nn.BatchNorm())
+        head.add(nn.Flatten())
+        _add_dense(head, backbone.hidden if hidden is None else hidden, dropout, classes)
+    return head
+
+
+def trl_head(
+    backbone: Backbone,
+    in_shape: tuple[int, ...],
+    classes: int,
+    rank: Rank,
+    factorization: str = "tucker",
+) -> HybridBlock:
+    """A TRL in place of everything behind the activation tensor.
+
+    Where the backbone's own head pools, a Tucker TRL starts as that pooling.
+
+    Parameters
+    ----------
+    backbone, in_shape, classes
+        As in :func:`dense_head`.
+    rank, factorization
+        As in :class:`trnet.TRL`.
+    """
+    starts_pooled = backbone.pooling and factorization == "tucker"
+    return TRL(
+        classes,
+        rank,
+        in_shape,
+        factorization,
+        pooled_modes=_SPATIAL_MODES if starts_pooled else (),
+        prefix="head_",
+    )
+
+
+def _add_dense(
+    head: nn.HybridSequential, hidden: Sequence[int], dropout: float, classes: int
+) -> None:
+    for units in hidden:
+        head.add(nn.Dense(units, activation="relu"), nn.Dropout(dropout))
+    head.add(nn.Dense(classes))
+
+
+HEADS: dict[str, Callable[..., HybridBlock]] = {
+    "dense": dense_head,
+    "tcl": tcl_head,
+    "trl": trl_head,
+}

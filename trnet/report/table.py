@@ -1,0 +1,116 @@
+"""The table of a suite: for a terminal of 80 columns, and as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from trnet.report.summary import Measurement, Row
+
+NOT_MEASURED = "not measured"
+FORMATS = ("terminal", "md", "csv", "latex")
+_TABULATE = {"terminal": "simple", "md": "pipe", "latex": "latex_booktabs"}
+
+
+def table(rows: Sequence[Row], form: str = "terminal") -> str:
+    """Lay out a suite's rows.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    form : {"terminal", "md", "csv", "latex"}
+        CSV has the plain numbers, mean and deviation apart.
+    """
+    if form == "csv":
+        return _csv(rows)
+    has_published = any(row.published.source for row in rows)
+    columns = _columns(rows, has_published, form)
+    laid_out = tabulate(
+        columns,
+        headers="keys",
+        tablefmt=_TABULATE[form],
+        stralign="right",
+        colalign=["left"] * sum(key in ("Experiment", "Head", "Rank") for key in columns),
+        disable_numparse=True,
+    )
+    return "\n".join([laid_out, "", *_notes(rows, has_published)])
+
+
+def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, list[str]]:
+    """Cells by heading. A terminal gets short ones, and its headings over two lines."""
+    terminal = form == "terminal"
+    gap = "\n" if terminal else ", "
+    published = [row.published for row in rows]
+    columns = {"Experiment": [row.name for row in rows]}
+    if not terminal:
+        columns["Head"] = [f"{row.kind} {row.rank}".strip() for row in rows]
+        columns["Weights in the head"] = [f"{row.weights:,}".replace(",", " ") for row in rows]
+    elif not has_published:
+        columns["Rank"] = [row.rank.strip("()").replace(" ", "") for row in rows]
+    if has_published:
+        columns[f"Savings{gap}published"] = [_number(p.space_savings, 1) for p in published]
+    columns[f"Savings{gap}computed"] = [_number(row.space_savings, 2) for row in rows]
+    if has_published:
+        columns[f"Top-1{gap}published"] = [_published_top1(row) for row in rows]
+    columns[f"Top-1{gap}measured"] = [_measured(row.top1) for row in rows]
+    if not has_published:
+        columns[f"against{gap}baseline" if terminal else "Top-1, against baseline"] = [
+            _measured(row.top1_change, signed=True) if row.baseline else "" for row in rows
+        ]
+    if has_published:
+        columns[f"Top-5{gap}published"] = [_number(p.top5, 1) for p in published]
+    columns[f"Top-5{gap}measured"] = [_measured(row.top5) for row in rows]
+    return columns
+
+
+def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
+    seeds = sorted({row.top1.seeds for row in rows if row.top1})
+    notes = ["All in percent; savings count the weights of the head, biases aside."]
+    if seeds:
+        over = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
+        notes.append(f"Measured: mean ± standard deviation over {over} seeds.")
+    if has_published and any(row.published.top1_change is not None for row in rows):
+        notes.append("In brackets: the change of Top-1 in points, where no more is published.")
+    return notes + [f"{row.name}: {row.published.note}." for row in rows if row.published.note]
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    stream = io.StringIO()
+    measured = ("top1", "top5", "top1_change")
+    fields = ["experiment", "baseline", "head", "rank", "head_weights", "space_savings"]
+    fields += [f"published_{key}" for key in ("space_savings", "top1", "top5", "top1_change")]
+    fields += [f"{key}_{part}" for key in measured for part in ("mean", "deviation", "seeds")]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(fields)
+    for row in rows:
+        p = row.published
+        cells = [row.name, row.baseline, row.kind, row.rank, row.weights]
+        cells += [round(row.space_savings, 4), p.space_savings, p.top1, p.top5, p.top1_change]
+        for key in measured:
+            of = getattr(row, key)
+            cells += [_rounded(of.mean), _rounded(of.deviation), of.seeds] if of else [None] * 3
+        writer.writerow(cells)
+    return stream.getvalue()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _published_top1(row: Row) -> str:
+    change = row.published.top1_change
+    return f"({change:+.1f})" if change is not None else _number(row.published.top1, 1)
+
+
+def _measured(of: Measurement | None, signed: bool = False) -> str:
+    if of is None:
+        return NOT_MEASURED
+    value = f"{of.mean:+.2f}" if signed else f"{of.mean:.2f}"
+    return value if of.deviation is None else f"{value} ± {of.deviation:.2f}"

@@ -1,0 +1,81 @@
+"""Checkpoints: a folder for an epoch, written aside and renamed, so that it is whole or not there.
+
+A checkpoint holds the network's parameters, the trainer's states and ``state.json``: the metrics
+of every epoch so far. The latest and the best by Top-1 are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from mxnet.gluon import HybridBlock, Trainer
+
+from trnet.errors import UserError
+
+_PREFIX = "epoch-"
+
+
+def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dict]) -> None:
+    """Save the state behind an epoch, then remove what is neither the latest nor the best."""
+    epoch = metrics[-1]["epoch"]
+    aside = folder / f".{_PREFIX}{epoch:04d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    network.save_parameters(str(aside / "network.params"))
+    trainer.save_states(str(aside / "trainer.states"))
+    (aside / "state.json").write_text(json.dumps(metrics))
+    for path in aside.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    target = _path(folder, epoch)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    for path in _all(folder):
+        if path not in (target, best(folder)):
+            shutil.rmtree(path)
+
+
+def latest(folder: Path) -> Path | None:
+    """The last whole checkpoint, if there is one."""
+    paths = _all(folder)
+    return paths[-1] if paths else None
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint of the first epoch with the highest Top-1, if there is one."""
+    last = latest(folder)
+    if last is None:
+        return None
+    row = max(load_metrics(last), key=lambda row: (row["top1"], -row["epoch"]))
+    return _path(folder, row["epoch"])
+
+
+def load_metrics(checkpoint: Path) -> list[dict]:
+    """Metrics of every epoch up to a checkpoint's."""
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def load_network(checkpoint: Path, network: HybridBlock, contexts: list) -> None:
+    """Load a checkpoint's parameters onto devices."""
+    path = checkpoint / "network.params"
+    try:
+        network.load_parameters(str(path), ctx=contexts)
+    except Exception as error:  # MXNet raises a handful of types for a damaged file
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: cannot be loaded: {reason}") from error
+
+
+def load_trainer(checkpoint: Path, trainer: Trainer) -> None:
+    """Load a checkpoint's optimiser states."""
+    trainer.load_states(str(checkpoint / "trainer.states"))
+
+
+def _path(folder: Path, epoch: int) -> Path:
+    return folder / f"{_PREFIX}{epoch:04d}"
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*"))

@@ -1,0 +1,63 @@
+"""What a running training shows: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows a training of some epochs on standard error, as a context manager.
+
+    Parameters
+    ----------
+    label : str
+        The run's name.
+    epochs, images_per_epoch : int
+    lines : bool
+        Whether each epoch gets a line.
+    """
+
+    def __init__(self, label: str, epochs: int, images_per_epoch: int, lines: bool = True) -> None:
+        self._label, self._epochs, self._images_per_epoch = label, epochs, images_per_epoch
+        self._lines = lines
+        self._bar = tqdm(
+            total=epochs * images_per_epoch,
+            desc=label,
+            unit=" images",
+            unit_scale=True,
+            leave=False,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
+
+    def resume(self, epochs_done: int) -> None:
+        """Start behind some epochs of an earlier session."""
+        if epochs_done:
+            self._bar.update(epochs_done * self._images_per_epoch)
+            self._bar.unpause()
+            self._write(f"{self._label}: resumes behind epoch {epochs_done} of {self._epochs}")
+
+    def advance(self, images: int) -> None:
+        """Count images as trained on."""
+        self._bar.update(images)
+
+    def epoch(self, row: dict) -> None:
+        """Show an epoch's metrics."""
+        if self._lines:
+            self._write(
+                f"{self._label}: epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  "
+                f"loss {row['train_loss']:.4f}  Top-1 {100 * row['top1']:.2f} %  "
+                f"Top-5 {100 * row['top5']:.2f} %  {row['images_per_second']:.0f} images/s"
+            )
+
+    @staticmethod
+    def _write(line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
