@@ -354,7 +354,9 @@ def _parse_override(override: str) -> _Tree:
 
 def _complaint(error: ValidationError, tree: _Tree, path: Path) -> ConfigError:
     """The first thing that is wrong, as one line: file, key, value, and what would be right."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A misspelt key is one unknown key and one that is missing; the former says more.
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     keys = _keys(first["loc"])
     where = f"{tree.origin_of(keys) or path}: {'.'.join(map(str, keys))}"
     if first["type"] == "extra_forbidden":

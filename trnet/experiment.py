@@ -169,8 +169,9 @@ def score(folder: Path, which: str, contexts: list[mx.Context]) -> tuple[Config,
     network = build(config)
     checkpoint.load_network(path, network, contexts)
     network.hybridize(static_alloc=True)
-    source = _dataset(config).load(config.dataset.root, config.dataset.augment)
-    scores = evaluate(network, source, config.train.batch_size, contexts)
+    dataset = _dataset(config)
+    source = dataset.load(config.dataset.root, config.dataset.augment)
+    scores = evaluate(network, source, dataset.classes, config.train.batch_size, contexts)
     return config, checkpoint.load_metrics(path)[-1]["epoch"], scores
 
 

@@ -6,12 +6,13 @@ import csv
 import io
 from collections.abc import Sequence
 
-from tabulate import tabulate
+import tabulate
 
 from trnet.report.summary import Measurement, Row
 
 NOT_MEASURED = "not measured"
 FORMATS = ("terminal", "md", "csv", "latex")
+tabulate.MIN_PADDING = 0  # a terminal has 80 columns
 _TABULATE = {"terminal": "simple", "md": "pipe", "latex": "latex_booktabs"}
 
 
@@ -28,7 +29,7 @@ def table(rows: Sequence[Row], form: str = "terminal") -> str:
         return _csv(rows)
     has_published = any(row.published.source for row in rows)
     columns = _columns(rows, has_published, form)
-    laid_out = tabulate(
+    laid_out = tabulate.tabulate(
         columns,
         headers="keys",
         tablefmt=_TABULATE[form],
@@ -43,6 +44,7 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
     """Cells by heading. A terminal gets short ones, and its headings over two lines."""
     terminal = form == "terminal"
     gap = "\n" if terminal else ", "
+    publ, comp = ("publ.", "comp.") if terminal and has_published else ("published", "computed")
     published = [row.published for row in rows]
     columns = {"Experiment": [row.name for row in rows]}
     if not terminal:
@@ -51,17 +53,17 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
     elif not has_published:
         columns["Rank"] = [row.rank.strip("()").replace(" ", "") for row in rows]
     if has_published:
-        columns[f"Savings{gap}published"] = [_number(p.space_savings, 1) for p in published]
-    columns[f"Savings{gap}computed"] = [_number(row.space_savings, 2) for row in rows]
+        columns[f"Savings{gap}{publ}"] = [_number(p.space_savings, 1) for p in published]
+    columns[f"Savings{gap}{comp}"] = [_number(row.space_savings, 2) for row in rows]
     if has_published:
-        columns[f"Top-1{gap}published"] = [_published_top1(row) for row in rows]
+        columns[f"Top-1{gap}{publ}"] = [_published_top1(row) for row in rows]
     columns[f"Top-1{gap}measured"] = [_measured(row.top1) for row in rows]
     if not has_published:
         columns[f"against{gap}baseline" if terminal else "Top-1, against baseline"] = [
             _measured(row.top1_change, signed=True) if row.baseline else "" for row in rows
         ]
     if has_published:
-        columns[f"Top-5{gap}published"] = [_number(p.top5, 1) for p in published]
+        columns[f"Top-5{gap}{publ}"] = [_number(p.top5, 1) for p in published]
     columns[f"Top-5{gap}measured"] = [_measured(row.top5) for row in rows]
     return columns
 

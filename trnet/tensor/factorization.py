@@ -86,14 +86,28 @@ class Factorization(ABC):
     def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters closest to a full weight (I1, …, IN, O); exact at full rank."""
 
+    @property
     @abstractmethod
+    def _components(self) -> int:
+        """Squared norm of the weight that :meth:`_unit` makes: what leaves the latent space."""
+
+    @abstractmethod
+    def _unit(self, name: str) -> np.ndarray:
+        """Random values of a parameter, orthonormal, as a matrix from its inputs to its outputs."""
+
     def draw(self, name: str, weight_std: float) -> np.ndarray:
         """Initial values of a parameter, drawn by MXNet's generator.
 
-        Drawn so that the full weight's root mean square is ``weight_std``, and so that what each
-        factor passes on has the variance of what it gets: all but the last parameter are
-        orthonormal, and the last one carries the scale.
+        Drawn so that the full weight's root mean square is ``weight_std``, with an even share of
+        the scale for every parameter: of all ways to share it out, the one in which a step of SGD
+        moves the full weight least. A ``weight_std`` of 0 is the last parameter's alone, or else
+        nothing would ever learn.
         """
+        scale = weight_std * np.sqrt(prod(self.shape) / self._components)
+        names = list(self.parameter_shapes)
+        if scale == 0:
+            return self._unit(name) * float(name != names[-1])
+        return self._unit(name) * scale ** (1 / len(names))
 
     @property
     def size(self) -> int:
@@ -183,14 +197,17 @@ class Tucker(Factorization):
     def draw(self, name: str, weight_std: float) -> np.ndarray:
         if self.pooled_modes:
             return self._with_pooling(name, lambda name: self._unpooled.draw(name, weight_std))
-        out_rank = self.rank[-1]
+        return super().draw(name, weight_std)
+
+    @property
+    def _components(self) -> int:
+        return self.rank[-1]
+
+    def _unit(self, name: str) -> np.ndarray:
         if name == "core":
-            core = _normal(self.rank)
-            return core * np.sqrt(out_rank / np.sum(core**2))
-        factor = orthonormal(*self.parameter_shapes[name])
-        if name != self.parameter_names(len(self.shape) - 1)[-1]:
-            return factor
-        return factor * weight_std * np.sqrt(prod(self.shape) / out_rank)
+            *mode_ranks, out_rank = self.rank
+            return orthonormal(prod(mode_ranks), out_rank).reshape(self.rank)
+        return orthonormal(*self.parameter_shapes[name])
 
     @property
     def dense_shape(self) -> tuple[int, int]:
@@ -300,11 +317,12 @@ class CP(Factorization):
         factors[-1] = factors[-1] * np.sign(scale)
         return factors
 
-    def draw(self, name: str, weight_std: float) -> np.ndarray:
-        factor = orthonormal(*self.parameter_shapes[name])
-        if name != self.parameter_names(len(self.shape) - 1)[-1]:
-            return factor
-        return factor * weight_std * np.sqrt(prod(self.shape) / self.rank)
+    @property
+    def _components(self) -> int:
+        return self.rank
+
+    def _unit(self, name: str) -> np.ndarray:
+        return orthonormal(*self.parameter_shapes[name])
 
 
 class TensorTrain(Factorization):
@@ -366,12 +384,15 @@ class TensorTrain(Factorization):
             cores = [core.asnumpy() for core in train]
         return dict(zip(self.parameter_shapes, cores))
 
-    def draw(self, name: str, weight_std: float) -> np.ndarray:
+    @property
+    def _components(self) -> int:
+        return self.rank[-1]
+
+    def _unit(self, name: str) -> np.ndarray:
         before, size, after = self.parameter_shapes[name]
-        if name != self.parameter_names(len(self.shape) - 1)[-1]:
-            return orthonormal(before * size, after).reshape(before, size, after)
-        core = _normal((before, size, after))
-        return core * weight_std * np.sqrt(prod(self.shape) / np.sum(core**2))
+        if name == list(self.parameter_shapes)[-1]:
+            return orthonormal(size, before).T.reshape(before, size, after)
+        return orthonormal(before * size, after).reshape(before, size, after)
 
 
 FACTORIZATIONS: dict[str, type[Factorization]] = {

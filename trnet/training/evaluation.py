@@ -30,10 +30,14 @@ class Scores:
 
 
 def evaluate(
-    network: HybridBlock, source: DataSource, batch_size: int, contexts: list[mx.Context]
+    network: HybridBlock,
+    source: DataSource,
+    classes: int,
+    batch_size: int,
+    contexts: list[mx.Context],
 ) -> Scores:
     """Score a network on every validation image exactly once."""
-    top1, top5 = mx.metric.Accuracy(), mx.metric.TopKAccuracy(top_k=5)
+    top1, top5 = mx.metric.Accuracy(), mx.metric.TopKAccuracy(top_k=min(5, classes))
     cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
     losses: list[np.ndarray] = []
     for batch in source.validation(batch_size):

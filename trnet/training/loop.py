@@ -133,7 +133,7 @@ def train(
             "epoch": epoch,
             "learning_rate": trainer.learning_rate,
             "train_loss": total_loss / n_images,
-            **asdict(evaluate(network, source, recipe.batch_size, contexts)),
+            **asdict(evaluate(network, source, classes, recipe.batch_size, contexts)),
             "images_per_second": n_images / seconds,
             "seconds": time.perf_counter() - begin,
         }

@@ -1,0 +1,33 @@
+# make reproduce: set up, train the embedded suite, leave its table and plot in results/mnist.
+# make test:      set up, check the code, run the tests.
+# Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
+
+CANDIDATES = $(PYTHON) python3.11 python3.10 python3.9 python3 python
+IS_SUPPORTED = import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))
+
+.PHONY: reproduce test clean
+
+reproduce: .venv/installed
+	.venv/bin/python scripts/reproduce.py configs/mnist --seeds 0,1,2
+
+test: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python -m pytest
+
+.venv/installed: setup.py
+	@for python in $(CANDIDATES); do \
+	    $$python -c "$(IS_SUPPORTED)" 2> /dev/null && break; python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does; found" \
+	        "$$(python3 --version 2>&1 | head -n 1). PYTHON=/path/to/python3.11 would fit." >&2; \
+	    exit 2; \
+	fi; \
+	echo "Setting up .venv with $$($$python --version)"; \
+	$$python -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,test]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

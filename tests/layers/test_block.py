@@ -1,0 +1,403 @@
+"""What TCL and TRL do alike: implementations, gradients, and what Gluon asks of a block."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from layers.helpers import (
+    IN_SHAPES,
+    KINDS,
+    RANKS,
+    build,
+    close,
+    deferred,
+    gradients,
+    normal,
+    numpy_output,
+    sample,
+    set_values,
+    values,
+)
+from mxnet import autograd, gluon
+from mxnet.gluon import HybridBlock, nn
+from tensor.reference import FORMS
+
+from trnet.layers import TCL, TRL
+from trnet.layers.block import TensorBlock
+
+ONES = {"tcl": (1, 1, 1), "tucker": (1, 1, 1, 1), "cp": 1, "tensor_train": (1, 1, 1)}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=IN_SHAPES, ids="N={}".format)
+def n_modes(request) -> int:
+    return request.param
+
+
+def ways(kind: str, n_modes: int, dtype: str = "float64") -> dict[str, TensorBlock]:
+    """A layer in every way of running it, with the same parameters."""
+    layers = {
+        name: build(kind, n_modes, dtype=dtype, implementation=implementation)
+        for name, implementation in [
+            ("plain", "fused"),
+            ("hybridized", "fused"),
+            ("static", "fused"),
+            ("reference", "tensorly"),
+        ]
+    }
+    layers["hybridized"].hybridize()
+    layers["static"].hybridize(static_alloc=True, static_shape=True)
+    for layer in layers.values():
+        set_values(layer, values(layers["plain"]))
+    return layers
+
+
+def network(*layers: HybridBlock) -> nn.HybridSequential:
+    """Layers between a convolution and a dense layer, none of which knows its input."""
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(4, 3, padding=1, activation="relu"), *layers, nn.Dense(2))
+    net.initialize(mx.init.Xavier())
+    net.cast("float64")
+    return net
+
+
+def refusal(function, *arguments, **keywords) -> str:
+    """The message of the ValueError that a call has to end with: a line."""
+    with pytest.raises(ValueError) as caught:
+        function(*arguments, **keywords)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dtype, tolerance", [("float16", 2e-3), ("float32", 1e-5), ("float64", 1e-12)]
+)
+def test_every_way_of_running_is_the_formula(kind, n_modes, dtype, tolerance):
+    x = sample(n_modes, dtype=dtype)
+    for layer in ways(kind, n_modes, dtype).values():
+        out = layer(x)
+        assert out.dtype == np.dtype(dtype)
+        close(out, numpy_output(kind, layer, x), tolerance)
+
+
+def finite_differences(
+    layer: TensorBlock, x: mx.nd.NDArray, head: mx.nd.NDArray, step: float = 1e-3
+) -> dict[str, np.ndarray]:
+    """Gradients of ⟨layer(x), head⟩ by central differences, an element at a time."""
+
+    def differences(array: mx.nd.NDArray) -> np.ndarray:
+        flat, found = array.reshape(-1), np.zeros(array.size)
+        for k, value in enumerate(array.asnumpy().ravel()):
+            for sign in (1, -1):
+                flat[k] = value + sign * step
+                found[k] += sign * (layer(x) * head).sum().asscalar()
+            flat[k] = value
+        return found.reshape(array.shape) / (2 * step)
+
+    parameters = layer.collect_params().items()
+    return {
+        "data": differences(x),
+        **{name[len(layer.prefix) :]: differences(p.data()) for name, p in parameters},
+    }
+
+
+def test_gradients(kind, n_modes):
+    layers, x = ways(kind, n_modes), sample(n_modes)
+    head = normal(*layers["plain"](x).shape)
+    expected = finite_differences(layers["plain"], x, head)
+    assert all(np.abs(gradient).max() > 0 for gradient in expected.values())
+    for layer in layers.values():
+        for name, gradient in gradients(layer, x, head).items():
+            close(gradient, expected[name], 1e-8)
+
+
+@pytest.mark.parametrize("hybridized", [False, True])
+@pytest.mark.parametrize("known", [None, (0, 0, 0), (0, 5, 0)])
+def test_first_forward_tells_the_shape(kind, known, hybridized):
+    if kind == "cp" and known is None:
+        assert "(0, 0, 0)" in refusal(build, kind, in_shape=None)
+        return
+    layer = build(kind, in_shape=known)
+    layer.hybridize(hybridized)
+    assert layer.in_shape is None
+    x = sample()
+    close(layer(x), numpy_output(kind, layer, x))
+    assert layer.in_shape == IN_SHAPES[3]
+    assert {n: v.shape for n, v in values(layer).items()} == {
+        n: v.shape for n, v in values(build(kind)).items()
+    }
+
+
+def assert_traces_as_it_runs(net: HybridBlock, *inputs) -> None:
+    """Hybridized before the first forward a network gives what it gives as it is."""
+    net.hybridize()
+    traced = net(*inputs)
+    net.hybridize(False)
+    close(traced, net(*inputs))
+
+
+@pytest.mark.parametrize(
+    "kind, rank",
+    [
+        *((kind, ranks[3]) for kind, ranks in RANKS.items()),
+        *((form, rank) for form in FORMS for rank in (0.3, "same")),
+    ],
+)
+def test_hybridized_before_the_first_forward(kind, rank):
+    layer = build(kind, rank=rank, in_shape=deferred(), initialize=False)
+    assert_traces_as_it_runs(network(layer), normal(2, 3, 6, 5))
+    assert layer.in_shape == (4, 6, 5)
+
+
+def test_a_chain_hybridized_before_the_first_forward():
+    layers = nn.BatchNorm(), TCL((3, 2, 2)), nn.MaxPool2D((2, 1)), TRL(5, (2, 1, 2, 3))
+    assert_traces_as_it_runs(network(*layers), normal(2, 3, 6, 5))
+    assert [layers[1].in_shape, layers[3].in_shape] == [(4, 6, 5), (3, 1, 2)]
+
+
+class Towers(HybridBlock):
+    """Two inputs in a list, one beside it and one left out; a layer for each way they meet."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        with self.name_scope():
+            self.stem = nn.Conv2D(4, 3, padding=1)
+            self.left, self.right, self.both = (
+                build(kind, in_shape=deferred(), initialize=False) for _ in range(3)
+            )
+            self.head = nn.Dense(2)
+
+    def hybrid_forward(self, F, x, pair, missing=None):
+        second, third = pair
+        features = self.stem(x)
+        outs = [self.left(features), self.right(second)]
+        outs.append(self.both(F.concat(features, F.relu(third), dim=1)))
+        return self.head(F.concat(*map(F.flatten, outs), dim=1))
+
+
+def test_hybridized_with_several_inputs(kind):
+    net = Towers(kind)
+    net.initialize()
+    net.cast("float64")
+    inputs = normal(2, 3, 5, 4), [normal(2, 6, 3, 4), normal(2, 7, 5, 4)]
+    assert_traces_as_it_runs(net, *inputs)
+    layers = (net.left, net.right, net.both)
+    assert [layer.in_shape for layer in layers] == [(4, 5, 4), (6, 3, 4), (11, 5, 4)]
+
+
+def test_symbols(kind):
+    known, unknown = build(kind), build(kind, in_shape=deferred())
+    assert unknown.name in (said := refusal(unknown, mx.sym.var("data"))) and "in_shape" in said
+    x = sample(batch=5)
+    for layer, variable in [
+        (known, mx.sym.var("data")),
+        (unknown, mx.sym.var("data", shape=(0, *IN_SHAPES[3]))),
+    ]:
+        symbol = layer(variable)
+        arrays = {layer.prefix + name: mx.nd.array(v) for name, v in values(known).items()}
+        arrays = {name: array.astype("float64") for name, array in arrays.items()}
+        assert set(symbol.list_arguments()) == {"data", *arrays}
+        (out,) = symbol.bind(mx.cpu(), {"data": x, **arrays}).forward()
+        close(out, known(x), 1e-6)
+
+
+def test_export_and_import(kind, tmp_path):
+    net = network(build(kind, in_shape=deferred(), initialize=False))
+    net.hybridize()
+    net(normal(2, 3, 6, 5))
+    net.export(str(tmp_path / "net"))
+    files = str(tmp_path / "net-symbol.json"), ["data"], str(tmp_path / "net-0000.params")
+    imported = gluon.SymbolBlock.imports(*files)
+    for batch in (1, 7):
+        x = normal(batch, 3, 6, 5)
+        close(imported(x), net(x), 1e-12)
+
+
+def test_save_and_load(kind, tmp_path):
+    file = str(tmp_path / "layer.params")
+    saved, x = build(kind), sample()
+    saved.save_parameters(file)
+    for target in (
+        build(kind),
+        build(kind, initialize=False),
+        build(kind, in_shape=deferred()),
+        build(kind, in_shape=deferred(), initialize=False),
+    ):
+        target.load_parameters(file, ctx=mx.cpu())
+        close(target(x), saved(x), 0)
+
+
+@pytest.mark.parametrize("shape", [(9, 5, 3), (4, 5, 3)])
+def test_loaded_parameters_that_do_not_fit(kind, shape, tmp_path):
+    """Known only when the input is: of another input's size, or of another rank."""
+    file = str(tmp_path / "layer.params")
+    build(kind).save_parameters(file)
+    rank = {} if shape[0] == 9 else {"rank": ONES[kind]}
+    layer = build(kind, in_shape=deferred(), initialize=False, **rank)
+    layer.load_parameters(file, ctx=mx.cpu())
+    said = refusal(layer, normal(2, *shape))
+    assert layer.name in said and "1" in said and str(shape) in said
+
+
+def test_shared_parameters(kind):
+    layer, x = build(kind), sample()
+    twin = build(kind, params=layer.params, initialize=False)
+    close(twin(x), layer(x), 0)
+    assert list(twin.collect_params()) == list(layer.collect_params())
+
+
+def test_summary(kind, capsys):
+    layer = build(kind, in_shape=deferred())
+    network(layer).summary(normal(2, 3, 6, 5))
+    size = sum(value.size for value in values(layer).values())
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if type(layer).__name__ in line)
+    assert row.split()[-1] == str(size)
+
+
+@pytest.mark.parametrize("implementation", ["fused", "hybridized", "tensorly"])
+def test_several_contexts(kind, implementation):
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    how = "tensorly" if implementation == "tensorly" else "fused"
+    layer = build(kind, in_shape=deferred(), implementation=how, initialize=False)
+    layer.initialize(mx.init.Xavier(), ctx=contexts)
+    layer.hybridize(implementation == "hybridized")
+    x = sample(batch=6)
+    with autograd.record():
+        outs = [layer(part) for part in gluon.utils.split_and_load(x, contexts)]
+    assert [out.context for out in outs] == contexts
+    expected = numpy_output(kind, layer, x)
+    close(np.concatenate([out.asnumpy() for out in outs]), expected)
+    autograd.backward(outs)
+    assert layer.to_dense_weight().context == contexts[0]
+
+    whole = build(kind)
+    set_values(whole, values(layer))
+    head = mx.nd.ones(expected.shape, dtype="float64")
+    expected = gradients(whole, x, head)
+    for name, parameter in layer.collect_params().items():
+        got = sum(gradient.asnumpy() for gradient in parameter.list_grad())
+        close(got, expected[name[len(layer.prefix) :]])
+
+
+@pytest.mark.parametrize("hybridized", [False, True])
+def test_cast(kind, hybridized):
+    layer, x = build(kind, dtype="float32"), sample()
+    layer.hybridize(hybridized)
+    for dtype, tolerance in [("float32", 1e-5), ("float16", 2e-3), ("float64", 1e-12)]:
+        layer.cast(dtype)
+        got = layer(x.astype(dtype))
+        assert got.dtype == layer.to_dense_weight().dtype == np.dtype(dtype)
+        close(got, numpy_output(kind, layer, x.astype(dtype)), tolerance)
+        assert all(np.isfinite(g).all() for g in gradients(layer, x.astype(dtype), got).values())
+
+
+@pytest.mark.parametrize("rank", ["usual", "one"])
+def test_a_step_changes_every_parameter(kind, rank):
+    layer = build(kind, **({"rank": ONES[kind]} if rank == "one" else {}))
+    trainer = gluon.Trainer(layer.collect_params(), "sgd", {"learning_rate": 0.1})
+    before, x = values(layer), sample(batch=4)
+    with autograd.record():
+        loss = (layer(x) ** 2).mean()
+    loss.backward()
+    trainer.step(1)
+    assert [name for name, v in values(layer).items() if np.array_equal(v, before[name])] == []
+
+
+def test_initialisation_is_reproducible(kind):
+    def drawn(seed: int, **arguments) -> dict[str, np.ndarray]:
+        mx.random.seed(seed)
+        layer = build(kind, **arguments)
+        layer(sample())
+        return values(layer)
+
+    first, again, later, other = drawn(1), drawn(1), drawn(1, in_shape=deferred()), drawn(2)
+    for name, value in first.items():
+        assert np.array_equal(value, again[name]) and np.array_equal(value, later[name])
+        assert not np.array_equal(value, other[name])
+
+
+def test_explicit_initializer_is_taken_as_it_stands(kind):
+    layer = build(kind, weight_initializer=mx.init.Constant(0.5), bias_initializer="ones")
+    assert {name: set(v.ravel()) for name, v in values(layer).items()} == {
+        name: {1.0 if name == "bias" else 0.5} for name in values(layer)
+    }
+
+
+def test_without_bias(kind):
+    layer, x = build(kind, use_bias=False), sample()
+    assert "bias" not in values(layer)
+    twin = build(kind)
+    set_values(twin, {**values(layer), "bias": np.zeros_like(values(twin)["bias"])})
+    close(layer(x), twin(x), 1e-12)
+    layer.hybridize()
+    close(layer(x), twin(x), 1e-12)
+
+
+def test_equal_dense_weight(kind, n_modes):
+    layer, x = build(kind, n_modes), sample(n_modes)
+    weight = layer.to_dense_weight()
+    assert weight.context == mx.cpu() and weight.dtype == np.float64
+    flat = mx.nd.dot(x.reshape((x.shape[0], -1)), weight, transpose_b=True)
+    out = layer(x)
+    close(flat.reshape(out.shape) + layer.bias.data().expand_dims(0), out)
+
+
+@pytest.mark.parametrize("hybridized", [False, True])
+@pytest.mark.parametrize(
+    "in_shape, shape, said",
+    [
+        ((4, 5, 3), (4, 6, 3), ["mode 2", "6", "5 would fit"]),
+        ((4, 5, 3), (8, 5, 3), ["mode 1", "8", "4 would fit"]),
+        ((4, 5, 3), (4, 15), ["2 modes", "(4, 15)", "3 would fit"]),
+        ((0, 5, 0), (4, 5, 3, 2), ["4 modes", "3 would fit"]),
+        ((0, 5, 0), (4, 3, 5), ["mode 2", "3", "5 would fit"]),
+    ],
+)
+def test_wrong_input(kind, in_shape, shape, said, hybridized):
+    layer = build(kind, in_shape=in_shape)
+    layer.hybridize(hybridized)
+    message = refusal(layer, normal(2, *shape))
+    assert layer.name in message and type(layer).__name__ in message
+    assert [words for words in said if words not in message] == []
+    x = normal(2, 4, 5, 3)  # and the layer is none the worse for it
+    close(layer(x), numpy_output(kind, layer, x))
+
+
+def test_wrong_input_to_a_traced_network(kind):
+    """A reshape must not take from the batch what a mode has too much or too little of."""
+    net = nn.HybridSequential()
+    net.add(build(kind, in_shape=(4, 5, 3)))
+    net.hybridize()
+    with pytest.raises((ValueError, mx.MXNetError)):
+        net(normal(2, 8, 5, 3)).wait_to_read()
+    net(sample())
+    with pytest.raises((ValueError, mx.MXNetError)):
+        net(normal(2, 8, 5, 3)).wait_to_read()
+
+
+@pytest.mark.parametrize("in_shape", [5, (4, -5, 3), (4, 5.0, 3), (4, "5", 3), (4, True, 3)])
+def test_wrong_in_shape(kind, in_shape):
+    message = refusal(build, kind, in_shape=in_shape)
+    assert message.startswith(("TCL tcl", "TRL trl")) and repr(in_shape) in message
+
+
+@pytest.mark.parametrize("implementation", ["torch", None, "Fused"])
+def test_wrong_implementation(kind, implementation):
+    message = refusal(build, kind, implementation=implementation)
+    assert repr(implementation) in message and "'fused'" in message and "'tensorly'" in message
+
+
+def test_the_reference_cannot_be_traced(kind):
+    layer = build(kind, implementation="tensorly")
+    layer.hybridize()
+    nested = build(kind, implementation="tensorly", in_shape=deferred())
+    net = network(nested)
+    net.hybridize()
+    for tensorly, traced, x in [(layer, layer, sample()), (nested, net, normal(2, 3, 6, 5))]:
+        message = refusal(traced, x)
+        assert tensorly.name in message and "'tensorly'" in message and "'fused'" in message

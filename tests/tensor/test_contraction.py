@@ -1,0 +1,147 @@
+"""The planned contraction against NumPy's einsum, and the plans themselves."""
+
+from __future__ import annotations
+
+from functools import cache, reduce
+from itertools import combinations_with_replacement
+from math import inf, prod
+
+import mxnet as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensor.reference import (
+    FORMS,
+    contract,
+    full_weight,
+    generators,
+    in_shapes,
+    parameter_shapes,
+    ranks,
+    regress,
+    sizes,
+)
+
+from trnet.tensor import contraction
+from trnet.tensor.contraction import Step, plan
+
+
+@pytest.fixture(params=[mx.nd, mx.sym], ids=["NDArray", "Symbol"], scope="module")
+def evaluate(request):
+    """Run ``function(F, *arrays)``, on arrays or on symbols that are bound to them."""
+
+    def run(function, *arrays: np.ndarray) -> np.ndarray:
+        arrays = [mx.nd.array(array, dtype="float64") for array in arrays]
+        if request.param is mx.nd:
+            return function(mx.nd, *arrays).asnumpy()
+        names = [f"array{k}" for k in range(len(arrays))]
+        symbol = function(mx.sym, *map(mx.sym.var, names))
+        return symbol.bind(mx.cpu(), dict(zip(names, arrays))).forward()[0].asnumpy()
+
+    return run
+
+
+def assert_equal(got: np.ndarray, expected: np.ndarray) -> None:
+    assert got.dtype == np.float64 and got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4), generators, sizes, st.booleans())
+def test_multi_mode_dot(evaluate, pairs, rng, batch, transpose):
+    in_shape, rank = zip(*pairs)
+    x = rng.standard_normal((batch, *in_shape))
+    factors = [rng.standard_normal(pair) for pair in zip(rank, in_shape)]
+    got = evaluate(
+        lambda F, x, *factors: contraction.multi_mode_dot(
+            F, x, factors, in_shape, rank, transpose=transpose
+        ),
+        x,
+        *([factor.T for factor in factors] if transpose else factors),
+    )
+    assert_equal(got, contract(x, factors))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(st.data())
+def test_inner(evaluate, form, data):
+    shape = (*data.draw(in_shapes), data.draw(sizes))
+    rank, rng = data.draw(ranks(form, shape)), data.draw(generators)
+    use_bias = data.draw(st.booleans())
+    x = rng.standard_normal((data.draw(sizes), *shape[:-1]))
+    parameters = [rng.standard_normal(s) for s in parameter_shapes(form, shape, rank)]
+    bias = rng.standard_normal(shape[-1])
+
+    def inner(F, x, *arrays):
+        *arrays, b = arrays if use_bias else (*arrays, None)
+        weight = (arrays[0], arrays[1:]) if form == "tucker" else (arrays,)
+        return getattr(contraction, f"{form}_inner")(F, x, *weight, shape, rank, b)
+
+    got = evaluate(inner, x, *parameters, *([bias] if use_bias else []))
+    assert_equal(got, regress(x, full_weight(form, parameters)) + use_bias * bias)
+
+
+@given(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=3), generators)
+def test_kronecker(evaluate, shapes, rng):
+    matrices = [rng.standard_normal(shape) for shape in shapes]
+    got = evaluate(lambda F, *ms: contraction.kronecker(F, ms, shapes), *matrices)
+    assert_equal(got, reduce(np.kron, matrices))
+
+
+@given(sizes, st.lists(sizes, min_size=1, max_size=3), generators)
+def test_khatri_rao(evaluate, rank, columns, rng):
+    shapes = [(rank, size) for size in columns]
+    matrices = [rng.standard_normal(shape) for shape in shapes]
+    got = evaluate(lambda F, *ms: contraction.khatri_rao(F, ms, shapes), *matrices)
+    assert_equal(got, np.stack([reduce(np.kron, rows) for rows in zip(*matrices)]))
+
+
+def cheapest(in_shape: tuple[int, ...], rank: tuple[int, ...]) -> float:
+    """Least cost over every order of contracting runs of modes, one run after the other."""
+    modes = range(1, len(rank) + 1)
+
+    @cache
+    def rest(done: frozenset) -> float:
+        if len(done) == len(rank):
+            return 0
+        before = tuple(rank[m - 1] if m in done else in_shape[m - 1] for m in modes)
+        best = inf
+        for first, last in combinations_with_replacement(modes, 2):
+            run = frozenset(range(first, last + 1))
+            if not run & done:
+                after = tuple(rank[m - 1] if m in run else before[m - 1] for m in modes)
+                best = min(best, Step(first, last, before, after).cost + rest(done | run))
+        return best
+
+    return rest(frozenset())
+
+
+plan_sizes = st.one_of(sizes, st.integers(1, 2048))
+
+
+@given(st.lists(st.tuples(plan_sizes, plan_sizes), min_size=1, max_size=4))
+def test_plan(pairs):
+    in_shape, rank = zip(*pairs)
+    steps = plan(in_shape, rank)
+    contracted = [mode for step in steps for mode in range(step.first, step.last + 1)]
+    assert sorted(contracted) == list(range(1, len(rank) + 1))
+    assert steps[0].before == in_shape and steps[-1].after == rank
+    assert all(step.after == following.before for step, following in zip(steps, steps[1:]))
+    for step in steps:
+        run = slice(step.first - 1, step.last)
+        assert step.after[run] == rank[run]
+        assert step.multiply_adds == prod(step.after) * prod(in_shape[run])  # a sum an output
+        assert step.leading * step.contracted * step.trailing == prod(step.before)
+        assert step.leading * step.produced * step.trailing == prod(step.after)
+    assert sum(step.cost for step in steps) == pytest.approx(cheapest(in_shape, rank))
+
+
+def test_published_tcl_merges_the_spatial_modes():
+    spatial = [step for step in plan((512, 7, 7), (384, 5, 5)) if step.first > 1]
+    assert [(step.first, step.last) for step in spatial] == [(2, 3)]
+
+
+def test_published_trl_projects_space_first():
+    steps = plan((2048, 7, 7), (200, 1, 1))
+    assert [(step.first, step.last) for step in steps] == [(2, 3), (1, 1)]
+    assert sum(step.multiply_adds for step in steps) == 2048 * 49 + 2048 * 200

@@ -1,0 +1,274 @@
+"""Configs: what loads, how files and overrides merge, and what a broken one says."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from trnet import command, config
+from trnet.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+GOOD = {
+    "name": "name: tiny",
+    "dataset": "dataset: {name: mnist}",
+    "model": "model: {backbone: small_vgg2, head: {type: trl, rank: [2, 2, 2, 2]}}",
+    "train": (
+        "train: {epochs: 2, batch_size: 50, learning_rate: 0.1,"
+        " schedule: {type: cosine, warmup_epochs: 0.5}}"
+    ),
+}
+
+
+def text(**changes: str) -> str:
+    """A whole config, with some of its lines replaced; an empty one is left out."""
+    return "\n".join(line for line in {**GOOD, **changes}.values() if line) + "\n"
+
+
+def head(words: str) -> str:
+    return text(model=f"model: {{backbone: small_vgg2, head: {words}}}")
+
+
+def recipe(**changes: str) -> str:
+    keys = {"epochs": "2", "batch_size": "50", "learning_rate": "0.1"}
+    keys = {**keys, "schedule": "{type: cosine}", **changes}
+    return text(train="train: {" + ", ".join(f"{k}: {v}" for k, v in keys.items() if v) + "}")
+
+
+# What the file holds, and what the one line has to name: the key, and the value or the remedy.
+BROKEN = {
+    "empty file": ("", ["mapping"]),
+    "a list": ("- 1\n- 2\n", ["mapping"]),
+    "a word": ("hello\n", ["'hello'", "mapping"]),
+    "not YAML": ("name: [1, 2\n", ["line", "YAML"]),
+    "a tab": ("name:\n\t- x\n", ["line", "YAML"]),
+    "a key twice": (text() + "name: again\n", ["line", "YAML", "duplicate"]),
+    "not UTF-8": (b"name: \xff\xfe\n", ["UTF-8"]),
+    "unknown key": (text(name="name: a\nlearning_rate: 1"), ["learning_rate", "unknown", "train"]),
+    "a typo": (text(name="nmae: a"), ["nmae", "mean name"]),
+    "nested typo": (recipe(epoch="3"), ["train.epoch", "epochs"]),
+    "head's typo": (head("{type: trl, rnk: [1, 1, 1, 1]}"), ["model.head.rnk", "mean rank"]),
+    "another head's key": (head("{type: dense, rank: [1]}"), ["model.head.rank", "hidden"]),
+    "schedule's typo": (recipe(schedule="{type: cosine, warmup: 1}"), ["train.schedule.warmup"]),
+    "no name": (text(name=""), ["name", "missing"]),
+    "no data set": (text(dataset=""), ["dataset", "missing"]),
+    "no model": (text(model=""), ["model", "missing"]),
+    "no head": (text(model="model: {backbone: small_vgg2}"), ["model.head", "missing"]),
+    "no type of head": (head("{rank: [1, 1, 1, 1]}"), ["model.head.type", "missing"]),
+    "no schedule": (recipe(schedule=""), ["train.schedule", "missing"]),
+    "no epochs": (recipe(epochs=""), ["train.epochs", "missing"]),
+    "name with a slash": (text(name="name: a/b"), ["name", "a/b", "letters"]),
+    "name of dots": (text(name="name: .."), ["name", "letters"]),
+    "a number as name": (text(name="name: 3"), ["name", "3", "string"]),
+    "unknown head": (head("{type: mlp}"), ["model.head.type", "mlp", "'trl'"]),
+    "unknown schedule": (recipe(schedule="{type: poly}"), ["train.schedule.type", "poly", "step"]),
+    "unknown backbone": (
+        text(model="model: {backbone: vgg99, head: {type: dense}}"),
+        ["model.backbone", "vgg99", "small_vgg2"],
+    ),
+    "unknown data set": (text(dataset="dataset: {name: mnits}"), ["dataset.name", "mnits"]),
+    "a word as data set": (text(dataset="dataset: mnist"), ["dataset", "mapping"]),
+    "unknown factorization": (
+        head("{type: trl, rank: 3, factorization: svd}"),
+        ["model.head.factorization", "svd", "'cp'"],
+    ),
+    "rank of zero": (head("{type: trl, rank: [0, 1, 1, 1]}"), ["model.head.rank", "positive"]),
+    "negative rank": (head("{type: trl, rank: -1, factorization: cp}"), ["model.head.rank", "-1"]),
+    "rank of words": (head("{type: trl, rank: [a, b]}"), ["model.head.rank", "integers"]),
+    "fraction above one": (head("{type: trl, rank: 1.5}"), ["model.head.rank", "1.5", "(0, 1]"]),
+    "a bool as rank": (head("{type: trl, rank: true}"), ["model.head.rank", "True"]),
+    "an integer as Tucker rank": (head("{type: trl, rank: 3}"), ["model.head.rank", "tucker"]),
+    "a list as CP rank": (
+        head("{type: trl, rank: [1, 2, 3], factorization: cp}"),
+        ["model.head.rank", "integer"],
+    ),
+    "rank above its mode": (
+        head("{type: trl, rank: [2, 8, 2, 2]}"),
+        ["model.head", "rank 8", "mode 2", "7"],
+    ),
+    "rank above the classes": (
+        head("{type: trl, rank: [2, 2, 2, 11]}"),
+        ["model.head", "rank 11", "output", "10"],
+    ),
+    "too few ranks": (head("{type: trl, rank: [2, 2]}"), ["model.head", "4", "[2, 2]"]),
+    "TCL with a rank too many": (head("{type: tcl, rank: [2, 2, 2, 2]}"), ["model.head", "4"]),
+    "TCL above its mode": (head("{type: tcl, rank: [33, 7, 7]}"), ["33", "mode 1", "32"]),
+    "tensor train above its cut": (
+        head("{type: trl, rank: [33, 2, 2], factorization: tensor_train}"),
+        ["model.head", "rank 33", "32"],
+    ),
+    "no epoch": (recipe(epochs="0"), ["train.epochs", "0", "greater"]),
+    "half an epoch": (recipe(epochs="2.5"), ["train.epochs", "2.5", "integer"]),
+    "yes as epochs": (recipe(epochs="true"), ["train.epochs", "True", "integer"]),
+    "a word as rate": (recipe(learning_rate="fast"), ["train.learning_rate", "fast", "number"]),
+    "negative rate": (recipe(learning_rate="-0.1"), ["train.learning_rate", "-0.1"]),
+    "infinite rate": (recipe(learning_rate=".inf"), ["train.learning_rate", "inf"]),
+    "momentum of one": (recipe(momentum="1.0"), ["train.momentum", "1.0", "less than 1"]),
+    "negative decay": (recipe(weight_decay="-1"), ["train.weight_decay", "-1"]),
+    "smoothing of two": (recipe(label_smoothing="2"), ["train.label_smoothing", "2"]),
+    "warm-up without end": (
+        recipe(schedule="{type: cosine, warmup_epochs: 2}"),
+        ["warmup_epochs", "2", "epochs"],
+    ),
+    "milestones descend": (
+        recipe(epochs="9", schedule="{type: step, milestones: [5, 3]}"),
+        ["milestones", "[5, 3]", "ascending"],
+    ),
+    "milestone behind the end": (
+        recipe(schedule="{type: step, milestones: [7]}"),
+        ["milestones", "[7]", "2 epochs"],
+    ),
+    "negative seed": (text(name="name: a\nseed: -1"), ["seed", "-1"]),
+    "a base that is not there": (text(name="extends: _no.yaml\nname: a"), ["extends", "_no.yaml"]),
+    "a base that is a number": (text(name="extends: 3\nname: a"), ["extends", "3"]),
+    "extends itself": (text(name="extends: broken.yaml\nname: a"), ["extends", "broken.yaml"]),
+    "unknown baseline": (text(name="name: a\nbaseline: b"), ["baseline", "'b'"]),
+    "no files of the data": (
+        text(dataset="dataset: {name: fashion_mnist, root: nowhere}"),
+        ["dataset.root", "nowhere", "dataset-fashion-mnist"],
+    ),
+    "a root for embedded data": (
+        text(dataset="dataset: {name: mnist, root: here}"),
+        ["dataset.root", "here"],
+    ),
+}
+
+
+def script(name: str):
+    """A script's main function."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def refusal(monkeypatch, capsys, name: str, *arguments: str) -> str:
+    """What a script says on its way out with code 2: one line and no traceback."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        command.run(script(name))
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2, printed
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
+    return printed.err
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_config_gets_one_line_and_leaves_nothing(kind, tmp_path, monkeypatch, capsys):
+    content, named = BROKEN[kind]
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    runs = tmp_path / "runs"
+    line = refusal(monkeypatch, capsys, "train", str(path), "--runs", str(runs))
+    for word in named:
+        assert word in line
+    assert not runs.exists()
+
+
+def test_there_are_fifty_kinds():
+    assert len(BROKEN) >= 50
+
+
+@pytest.mark.parametrize(
+    "override, named",
+    [
+        ("train.epochs", ["train.epochs", "key=value"]),
+        ("=3", ["key=value"]),
+        ("train..epochs=3", ["key=value"]),
+        ("train.epochs=[", ["--set", "YAML"]),
+        ("train.epoch=3", ["--set", "epochs"]),
+        ("train.epochs=-3", ["--set", "train.epochs", "-3"]),
+        ("name.sub=3", ["name", "string"]),
+    ],
+)
+def test_a_broken_override_gets_one_line(override, named, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "good.yaml"
+    path.write_text(text())
+    runs = tmp_path / "runs"
+    arguments = (str(path), "--set", override, "--runs", str(runs))
+    line = refusal(monkeypatch, capsys, "train", *arguments)
+    assert all(word in line for word in named), line
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["train", "nowhere.yaml"], ["nowhere.yaml", "no such file"]),
+        (["train", "configs/mnist/vgg.yaml", "--devices", "tpu"], ["--devices", "tpu", "cpu:0,1"]),
+        (["train", "configs/mnist/vgg.yaml", "--devices", "gpu:99"], ["--devices", "GPUs"]),
+        (["train", "configs/mnist/vgg.yaml", "--devices", "cpu:0,0"], ["--devices", "once"]),
+        (["evaluate", "nowhere"], ["nowhere", "no such file"]),
+        (["tabulate", "nowhere"], ["nowhere", "no such folder"]),
+        (["tabulate", "scripts"], ["scripts", "no config"]),
+        (["reproduce", "configs/mnist", "--seeds", "0,x"], ["--seeds", "0,x"]),
+        (["reproduce", "configs/mnist", "--seeds", "0,0"], ["--seeds", "0,0"]),
+    ],
+)
+def test_a_broken_command_gets_one_line(arguments, named, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    line = refusal(monkeypatch, capsys, *arguments)
+    assert all(word in line for word in named), line
+
+
+def test_the_line_names_the_file_that_the_key_stands_in(tmp_path):
+    (tmp_path / "_base.yaml").write_text(recipe(momentum="7"))
+    (tmp_path / "exp.yaml").write_text("extends: _base.yaml\nname: exp\n")
+    with pytest.raises(ConfigError, match=r"_base\.yaml: train\.momentum"):
+        config.load(tmp_path / "exp.yaml")
+
+
+def test_a_config_extends_its_base_key_by_key(tmp_path):
+    (tmp_path / "_base.yaml").write_text(text(name="name: base"))
+    (tmp_path / "exp.yaml").write_text("extends: _base.yaml\nname: exp\ntrain: {epochs: 7}\n")
+    loaded = config.load(tmp_path / "exp.yaml", ["train.batch_size=25", "seed=3"])
+    assert (loaded.name, loaded.suite, loaded.seed) == ("exp", tmp_path.name, 3)
+    assert (loaded.train.epochs, loaded.train.batch_size, loaded.train.momentum) == (7, 25, 0.9)
+
+
+def test_another_type_of_head_stands_in_the_bases_place_whole(tmp_path):
+    (tmp_path / "_base.yaml").write_text(text())
+    model = "model: {head: {type: dense, hidden: [5]}}"
+    (tmp_path / "exp.yaml").write_text(f"extends: _base.yaml\n{model}\n")
+    assert config.load(tmp_path / "exp.yaml").model.head == config.DenseHead(
+        type="dense", hidden=[5]
+    )
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path):
+    (tmp_path / "exp.yaml").write_text(recipe(learning_rate="1e-2"))
+    assert config.load(tmp_path / "exp.yaml").train.learning_rate == 0.01
+
+
+def test_what_is_dumped_loads_again(tmp_path):
+    loaded = config.load(ROOT / "configs/mnist/vgg_trl_8.yaml", ["seed=5"])
+    (tmp_path / "config.yaml").write_text(config.dump(loaded))
+    again = config.load(tmp_path / "config.yaml")
+    assert again == loaded and again.hash == loaded.hash
+
+
+def test_the_hash_follows_what_decides_the_outcome():
+    path = ROOT / "configs/mnist/vgg_trl_8.yaml"
+    loaded = config.load(path)
+    assert config.load(path, ["seed=5", "title=x"]).hash == loaded.hash
+    assert config.load(path, ["train.epochs=5"]).hash != loaded.hash
+    assert config.load(path, ["train.epochs=5"]).model_hash == loaded.model_hash
+    assert config.load(path, ["model.head.rank=[8,4,4,9]"]).model_hash != loaded.model_hash
+
+
+@pytest.mark.parametrize("suite", sorted(p.name for p in (ROOT / "configs").iterdir()))
+def test_every_suite_loads_with_baselines_first(suite):
+    configs = config.load_suite(ROOT / "configs" / suite)
+    is_baseline = [c.baseline is None for c in configs]
+    assert is_baseline[0] and is_baseline == sorted(is_baseline, reverse=True)
+    assert all(c.suite == suite for c in configs)
+
+
+def test_a_name_twice_in_a_suite_is_refused(tmp_path):
+    for file in ("a.yaml", "b.yaml"):
+        (tmp_path / file).write_text(text())
+    with pytest.raises(ConfigError, match=r"b\.yaml: name: 'tiny'"):
+        config.load_suite(tmp_path)

@@ -1,0 +1,202 @@
+"""Tables and plots: the numbers in them, their forms, and that they need neither runs nor MXNet."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trnet import config, suite
+from trnet.errors import UserError
+from trnet.report.plot import plot_rank_accuracy
+from trnet.report.summary import read_published, read_runs, summarise
+from trnet.report.table import FORMATS, table
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = {"base": 1000, "small": 300, "tiny": 100}
+HEADS = {
+    "base": "{type: dense}",
+    "small": "{type: trl, rank: [3, 2, 2, 4]}",
+    "tiny": "{type: tcl, rank: [1, 1, 1]}",
+}
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A suite of three experiments."""
+    folder = tmp_path / "configs" / "toy"
+    folder.mkdir(parents=True)
+    for name, head in HEADS.items():
+        baseline = "" if name == "base" else "baseline: base\n"
+        (folder / f"{name}.yaml").write_text(
+            f"name: {name}\n{baseline}dataset: {{name: mnist}}\n"
+            f"model: {{backbone: small_vgg2, head: {head}}}\n"
+            "train: {epochs: 1, batch_size: 50, learning_rate: 0.05, schedule: {type: cosine}}\n"
+        )
+    return config.load_suite(folder)
+
+
+def result(of, seed: int, top1: float, top5: float = 0.99, **changes) -> dict:
+    return {
+        "name": of.name,
+        "seed": seed,
+        "config_hash": of.hash,
+        "top1": top1,
+        "top5": top5,
+        **changes,
+    }
+
+
+@pytest.fixture
+def runs(configs):
+    base, small, _ = configs
+    return [
+        result(base, 0, 0.90),
+        result(base, 1, 0.94),
+        result(small, 0, 0.91),
+        result(small, 1, 0.93),
+        result(small, 2, 0.80),
+    ]
+
+
+@pytest.fixture
+def published(tmp_path):
+    path = tmp_path / "published.yaml"
+    path.write_text(
+        "toy:\n  base: {source: talk, top1: 77.1, top5: 93.4, space_savings: 0.0}\n"
+        "  small: {source: talk, top1: 76.0, space_savings: 70.1}\n"
+        "  tiny: {source: talk, top1_change: -0.6, note: a guess of ours}\n"
+    )
+    return read_published(path, "toy")
+
+
+def test_summary_by_hand(configs, runs):
+    base, tiny, small = summarise(configs, WEIGHTS, runs, {})
+    assert [row.name for row in (base, tiny, small)] == ["base", "tiny", "small"]
+    assert (base.top1.mean, base.top1.seeds) == (pytest.approx(92.0), 2)
+    assert base.top1.deviation == pytest.approx(8**0.5)
+    assert (small.top1.mean, small.top1.seeds) == (pytest.approx(88.0), 3)
+    assert (small.top1_change.mean, small.top1_change.seeds) == (pytest.approx(0.0), 2)
+    assert small.top1_change.deviation == pytest.approx(2**0.5)
+    assert (base.top1_change, tiny.top1, tiny.top1_change) == (None, None, None)
+    assert (base.space_savings, small.space_savings, tiny.space_savings) == (0, 70, 90)
+    assert (small.kind, small.rank, tiny.kind) == ("TRL", "(3, 2, 2, 4)", "TCL")
+
+
+def test_runs_of_another_config_do_not_count(configs, runs):
+    stale = [{**run, "config_hash": "0"} for run in runs]
+    assert all(row.top1 is None for row in summarise(configs, WEIGHTS, stale, {}))
+
+
+def test_runs_are_read_from_their_folders_and_from_the_results(configs, runs, tmp_path):
+    base = configs[0]
+    folder = tmp_path / "runs/toy/base/seed1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result(base, 1, 0.5)))
+    (tmp_path / "results/toy").mkdir(parents=True)
+    (tmp_path / "results/toy/runs.json").write_text(json.dumps(runs))
+    found = read_runs(tmp_path / "runs", tmp_path / "results", "toy")
+    assert len(found) == 5
+    assert next(r for r in found if (r["name"], r["seed"]) == ("base", 1))["top1"] == 0.5
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("with_published", [False, True])
+def test_table(form, with_published, configs, runs, published):
+    rows = summarise(configs, WEIGHTS, runs, published if with_published else {})
+    laid_out = table(rows, form)
+    for word in ("base", "small", "tiny", "70.0", "90.0"):
+        assert word in laid_out
+    if form != "csv":
+        assert "not measured" in laid_out and "92.00 ± 2.83" in laid_out
+        assert ("a guess of ours" in laid_out) is with_published
+        assert ("(-0.6)" in laid_out) is with_published
+    if form == "terminal":
+        assert max(map(len, laid_out.splitlines())) <= 80
+    if form == "md":
+        pipes = {line.count("|") for line in laid_out.splitlines() if line.startswith("|")}
+        assert len(pipes) == 1
+    if form == "latex":
+        assert "\\toprule" in laid_out and "\\bottomrule" in laid_out
+
+
+def test_csv_reads_back(configs, runs, published):
+    rows = list(
+        csv.DictReader(io.StringIO(table(summarise(configs, WEIGHTS, runs, published), "csv")))
+    )
+    assert [row["experiment"] for row in rows] == ["base", "tiny", "small"]
+    assert (rows[2]["top1_mean"], rows[2]["top1_seeds"], rows[2]["head_weights"]) == (
+        "88.0",
+        "3",
+        "300",
+    )
+    assert (rows[1]["top1_mean"], rows[1]["published_top1_change"]) == ("", "-0.6")
+
+
+def test_plot_shows_measured_and_published(configs, runs, published, tmp_path):
+    path = tmp_path / "plot.svg"
+    plot_rank_accuracy(summarise(configs, WEIGHTS, runs, published), "toy", path)
+    drawn = path.read_text()
+    for words in ("(3, 2, 2, 4)", "70.0 %", "baseline, measured", "TRL, published", "Top-1 (%)"):
+        assert words in drawn
+    assert "(1, 1, 1)" not in drawn  # neither measured nor published
+
+
+def test_nothing_to_plot_is_said(configs, tmp_path):
+    with pytest.raises(UserError, match="nothing to plot"):
+        plot_rank_accuracy(summarise(configs, WEIGHTS, [], {}), "toy", tmp_path / "plot.png")
+    assert not list(tmp_path.glob("plot*"))
+
+
+def test_weights_are_counted_once_and_again_when_the_model_changes(configs, tmp_path):
+    counted = suite.head_weights(configs, tmp_path)
+    assert counted["small"] == 3 * 2 * 2 * 4 + 32 * 3 + 7 * 2 + 7 * 2 + 10 * 4
+    noted = tmp_path / "toy/parameters.json"
+    entry = json.loads(noted.read_text())
+    entry["small"]["weights"] = 1
+    noted.write_text(json.dumps(entry))
+    assert suite.head_weights(configs, tmp_path)["small"] == 1
+    entry["small"]["model_hash"] = "0"
+    noted.write_text(json.dumps(entry))
+    assert suite.head_weights(configs, tmp_path) == counted
+
+
+def test_tabulate_imports_no_mxnet(tmp_path):
+    """With the counts in results/, and with no run at all."""
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['scripts/tabulate.py', 'configs/mnist', '--runs', {str(tmp_path)!r}]\n"
+        "runpy.run_path('scripts/tabulate.py', run_name='__main__')\n"
+        "assert not {'mxnet', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "vgg_trl_8" in done.stdout and "89.21" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_every_published_number_has_a_source():
+    published = read_published(ROOT / "results/published.yaml", "imagenet")
+    assert all(p.source in ("talk", "tcl", "trl") for p in published.values())
+    assert published["resnet101_trl_150"].top1 == 76.0
+
+
+def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys):
+    where = (tmp_path / "runs", tmp_path / "results", "cpu")
+    suite.reproduce(configs, [0], *where)
+    first = capsys.readouterr().out
+    assert first.count("seed 0") == 3 and "done before" not in first
+    written = {path.name for path in (tmp_path / "results/toy").iterdir()}
+    assert written == {
+        "table.md",
+        "table.csv",
+        "runs.json",
+        "parameters.json",
+        "rank_vs_accuracy.png",
+    }
+    assert "--seeds 0" in (tmp_path / "results/toy/table.md").read_text()
+    suite.reproduce(configs, [0], *where)
+    assert capsys.readouterr().out.count("done before") == 3

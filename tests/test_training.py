@@ -1,0 +1,289 @@
+"""Training: recipe, loop, devices, checkpoints, and a resume that leaves no trace."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet.gluon import nn
+
+from trnet import config, experiment
+from trnet.config import CosineSchedule, StepSchedule, Train
+from trnet.data.arrays import Part, from_arrays
+from trnet.errors import UserError
+from trnet.layers import TRL
+from trnet.training import checkpoint, loop
+from trnet.training.evaluation import evaluate, split
+from trnet.training.progress import Progress
+from trnet.training.schedule import learning_rate
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "configs/mnist/vgg_trl_8.yaml"
+COSINE = CosineSchedule(type="cosine")
+CPU = [mx.cpu()]
+
+
+def recipe(**changes) -> Train:
+    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.1, "schedule": COSINE}
+    return Train(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """Forty images of 4×4 in three classes that their brightness tells, 13 to score."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(53) % 3
+    images = rng.integers(0, 40, (53, 1, 4, 4)) + 80 * labels[:, None, None, None]
+    train, validation = slice(0, 40), slice(40, 53)
+    parts = (Part(images[s].astype("uint8"), labels[s]) for s in (train, validation))
+    return from_arrays(*parts, mean=0.5, std=0.3)
+
+
+def small_network(dropout: float = 0.0) -> nn.HybridSequential:
+    network = nn.HybridSequential(prefix="small_")
+    with network.name_scope():
+        network.add(nn.Conv2D(6, 3, activation="relu"), nn.Dropout(dropout), TRL(3, (3, 2, 2, 3)))
+    return network
+
+
+def run(network, source, folder, settings=None, seed=0, contexts=CPU) -> list[dict]:
+    """Train a fresh network in a folder; its metrics."""
+    settings = settings or recipe()
+    loop.initialize(network, (1, 4, 4), seed, contexts)
+    progress = Progress("test", settings.epochs, 40, lines=False)
+    return loop.train(network, source, 3, settings, seed, contexts, folder, progress)
+
+
+def parameters(network) -> list[np.ndarray]:
+    return [p.data(p.list_ctx()[0]).asnumpy() for p in network.collect_params().values()]
+
+
+def test_cosine_schedule():
+    rate = learning_rate(recipe(schedule=CosineSchedule(type="cosine", warmup_epochs=1)), 10)
+    rates = [rate(step) for step in range(30)]
+    np.testing.assert_allclose(rates[:10], 0.1 * np.arange(10) / 10)
+    expected = 0.05 * (1 + np.cos(np.pi * np.arange(20) / 20))
+    np.testing.assert_allclose(rates[10:], expected, rtol=1e-6)
+
+
+def test_step_schedule_falls_with_its_epochs():
+    schedule = StepSchedule(type="step", milestones=[1, 2], factor=0.5)
+    rate = learning_rate(recipe(schedule=schedule), 10)
+    rates = [rate(step) for step in range(30)]
+    np.testing.assert_allclose(rates, np.repeat([0.1, 0.05, 0.025], 10))
+
+
+def test_a_schedule_goes_on_where_a_run_resumes():
+    for schedule in (COSINE, StepSchedule(type="step", milestones=[1, 2])):
+        whole, late = (learning_rate(recipe(schedule=schedule), 10) for _ in range(2))
+        assert [whole(step) for step in range(30)][25] == late(25)
+
+
+def test_label_smoothing_is_cross_entropy_against_smoothed_labels():
+    scores, labels = np.random.randn(5, 4), np.array([0, 3, 1, 2, 2])
+    targets = np.full((5, 4), 0.1 / 4) + 0.9 * np.eye(4)[labels]
+    logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    loss = loop.make_loss(0.1, 4)(mx.nd.array(scores), mx.nd.array(labels))
+    np.testing.assert_allclose(loss.asnumpy(), -(targets * logs).sum(1), rtol=1e-5)
+
+
+def test_weights_decay_and_biases_and_normalisation_do_not():
+    network = nn.HybridSequential()
+    network.add(nn.Conv2D(4, 3), nn.BatchNorm(), TRL(3, (2, 2, 2, 2), (4, 2, 2)))
+    loop.initialize(network, (1, 4, 4), 0, CPU)
+    loop.make_trainer(network, recipe())
+    decayed = {n.split("_")[-1] for n, p in network.collect_params().items() if p.wd_mult}
+    assert decayed >= {"weight", "core", "factor1", "factor4"}
+    assert not decayed & {"bias", "gamma", "beta"}
+
+
+def test_evaluation_counts_every_image_once(blobs):
+    network = small_network()
+    loop.initialize(network, (1, 4, 4), 0, CPU)
+    batches = list(blobs.validation(13))
+    scores = network(batches[0][0]).asnumpy()
+    labels = batches[0][1].asnumpy().astype(int)
+    logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    for batch_size in (1, 4, 13, 50):
+        for contexts in (CPU, [mx.cpu(0), mx.cpu(1)]):
+            network.collect_params().reset_ctx(contexts)
+            found = evaluate(network, blobs, 3, batch_size, contexts)
+            assert found.top1 == (scores.argmax(1) == labels).mean()
+            assert found.top5 == 1.0
+            np.testing.assert_allclose(found.loss, -logs[np.arange(13), labels].mean(), rtol=1e-5)
+
+
+def test_a_batch_splits_unevenly_and_loses_nothing():
+    contexts = [mx.cpu(i) for i in range(4)]
+    for size in (1, 3, 4, 7, 10):
+        parts = split(mx.nd.arange(size), contexts)
+        assert np.concatenate([part.asnumpy() for part in parts]).tolist() == list(range(size))
+        assert [part.context for part in parts] == contexts[: len(parts)]
+
+
+def test_training_learns(blobs, tmp_path):
+    metrics = run(small_network(), blobs, tmp_path, recipe(epochs=12))
+    assert metrics[-1]["top1"] > 0.9 > 0.5 > metrics[-1]["train_loss"]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics
+    assert [row["epoch"] for row in metrics] == list(range(1, 13))
+
+
+def test_two_devices_do_what_one_does(blobs, tmp_path):
+    networks = [small_network(), small_network()]
+    run(networks[0], blobs, tmp_path / "one", recipe(batch_size=7))
+    two = [mx.cpu(0), mx.cpu(1)]
+    run(networks[1], blobs, tmp_path / "two", recipe(batch_size=7), contexts=two)
+    for one, other in zip(*map(parameters, networks)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_goes_on_bit_for_bit(blobs, tmp_path):
+    """Stopped behind an epoch, and in the middle of one, with dropout and momentum."""
+    straight, resumed = small_network(dropout=0.3), small_network(dropout=0.3)
+    expected = run(straight, blobs, tmp_path / "straight", recipe(epochs=4))
+
+    class Stop(Exception):
+        pass
+
+    def stopping(batch_size, seed):
+        for step, batch in enumerate(blobs.train(batch_size, seed)):
+            if seed == (0, 3) and step == 2:
+                raise Stop
+            yield batch
+
+    broken = type(blobs)(blobs.train_size, blobs.validation_size, stopping, blobs.validation)
+    with pytest.raises(Stop):
+        run(resumed, broken, tmp_path / "resumed", recipe(epochs=4))
+    resumed = small_network(dropout=0.3)
+    metrics = run(resumed, blobs, tmp_path / "resumed", recipe(epochs=4))
+    for one, other in zip(parameters(straight), parameters(resumed)):
+        assert (one == other).all()
+    for key in ("epoch", "train_loss", "top1", "loss", "learning_rate"):
+        assert [row[key] for row in metrics] == [row[key] for row in expected]
+
+
+def test_a_loss_that_is_no_longer_finite_stops_the_run(blobs, tmp_path):
+    with pytest.raises(UserError, match=r"train\.learning_rate than 1e\+30"):
+        run(small_network(), blobs, tmp_path, recipe(learning_rate=1e30))
+    assert checkpoint.latest(tmp_path / "checkpoints") is None
+
+
+def test_the_latest_and_the_best_checkpoint_are_kept(tmp_path):
+    network = nn.Dense(1, in_units=1)
+    network.initialize()
+    trainer = loop.make_trainer(network, recipe())
+    metrics = []
+    for epoch, top1 in enumerate((0.3, 0.7, 0.5, 0.7, 0.6), start=1):
+        metrics.append({"epoch": epoch, "top1": top1})
+        network.weight.set_data(mx.nd.full((1, 1), epoch))
+        checkpoint.save(tmp_path, network, trainer, metrics)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0002", "epoch-0005"]
+    assert checkpoint.load_metrics(checkpoint.latest(tmp_path)) == metrics
+    checkpoint.load_network(checkpoint.best(tmp_path), network, CPU)
+    assert network.weight.data().asscalar() == 2
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    (tmp_path / ".epoch-0003").mkdir()
+    (tmp_path / ".epoch-0003" / "network.params").write_bytes(b"half")
+    assert checkpoint.latest(tmp_path) is None and checkpoint.best(tmp_path) is None
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "network.params").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"network\.params: cannot be loaded: [^\n]*$"):
+        checkpoint.load_network(tmp_path, nn.Dense(1, in_units=1), CPU)
+
+
+def script(name: str, *arguments: str, **kwargs) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    """The whole program, killed with SIGKILL in the middle of an epoch."""
+
+    def command(runs):
+        settings = ["--set", "train.epochs=3", "--runs", str(tmp_path / runs)]
+        return script("train", str(CONFIG), *settings)
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command("killed"), env=environment, stderr=subprocess.PIPE)
+    folder = tmp_path / "killed/mnist/vgg_trl_8/seed0"
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not (folder / "result.json").exists()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    resumed = subprocess.run(command("killed"), env=environment, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumes behind epoch 1 of 3" in resumed.stderr
+    straight = subprocess.run(command("straight"), env=environment, capture_output=True)
+    assert straight.returncode == 0
+    saved = [
+        mx.nd.load(str(tmp_path / runs / "mnist/vgg_trl_8/seed0/checkpoints/epoch-0003" / file))
+        for runs in ("killed", "straight")
+        for file in ["network.params"]
+    ]
+    assert saved[0].keys() == saved[1].keys()
+    for name in saved[0]:
+        assert (saved[0][name].asnumpy() == saved[1][name].asnumpy()).all()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of one epoch: its runs folder, its config and its result."""
+    runs = tmp_path_factory.mktemp("runs")
+    chosen = config.load(CONFIG, ["train.epochs=1", "train.schedule.warmup_epochs=0"])
+    result = experiment.train(chosen, config.load_baseline(CONFIG, chosen), runs, CPU, lines=False)
+    return runs, chosen, result
+
+
+def test_a_result_says_what_it_is_of(finished):
+    runs, chosen, result = finished
+    folder = experiment.run_folder(runs, chosen)
+    assert folder == runs / "mnist/vgg_trl_8/seed0"
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert config.load(folder / "config.yaml") == chosen
+    assert (result["name"], result["suite"], result["seed"]) == ("vgg_trl_8", "mnist", 0)
+    assert result["config_hash"] == chosen.hash
+    assert result["dataset"] == {"name": "mnist", "train": 4000, "validation": 1000}
+    assert result["head_parameters"]["weights"] == 8 * 4 * 4 * 10 + 32 * 8 + 2 * 7 * 4 + 10 * 10
+    assert result["baseline_head_weights"] == 15680
+    assert result["space_savings"] == 1 - 1692 / 15680
+    assert result["versions"]["mxnet"] == "1.9.1"
+    assert result["images_per_second"] > 0 and "cores" in result["processor"]
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    runs, chosen, result = finished
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
+    assert experiment.train(chosen, None, runs, CPU) == result
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before
+
+
+def test_another_config_does_not_touch_a_run(finished):
+    runs, _, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
+    other = config.load(CONFIG, ["train.epochs=2", "train.schedule.warmup_epochs=0"])
+    with pytest.raises(UserError, match=r"train\.epochs: 1 there, 2 here"):
+        experiment.train(other, None, runs, CPU)
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before
+
+
+def test_a_checkpoint_scores_as_its_epoch_did(finished):
+    runs, chosen, result = finished
+    folder = experiment.run_folder(runs, chosen)
+    for which in ("latest", "best"):
+        scored, epoch, scores = experiment.score(folder, which, CPU)
+        assert (scored, epoch) == (chosen, 1)
+        assert scores.top1 == result["top1"] and scores.loss == pytest.approx(result["loss"])
