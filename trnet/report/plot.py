@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
@@ -20,6 +21,10 @@ _STYLES = {
     "TRL, tensor train": ("s", "tab:green"),
     "TCL": ("^", "tab:orange"),
 }
+
+_COLLAPSE = 20.0  # points between the best and the worst Top-1
+_SMALLEST_ERROR = 0.5
+_TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5)
 
 
 def plot_rank_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
@@ -54,6 +59,7 @@ def plot_rank_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
         _draw_kind(axes, [row for row in heads if row.kind == kind], places, kind, marker, color)
     axes.set_xticks(range(len(heads)))
     axes.set_xticklabels([_label(row) for row in heads], fontsize=8)
+    _spread_the_top(axes)
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_xlabel("head: rank, and weights saved against the baseline's")
     axes.set_ylabel("Top-1 (%)")
@@ -63,6 +69,23 @@ def plot_rank_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _spread_the_top(axes) -> None:
+    """Space the accuracies by the logarithm of their errors, where a collapse squeezes the rest."""
+    low, high = axes.get_ylim()
+    if high - low < _COLLAPSE:
+        return
+    floor = _SMALLEST_ERROR
+    axes.set_yscale(
+        "function",
+        functions=(
+            lambda accuracy: -np.log(np.maximum(100 - accuracy, floor)),
+            lambda spaced: 100 - np.exp(-spaced),
+        ),
+    )
+    axes.set_yticks([tick for tick in _TICKS if low <= tick <= high])
+    axes.set_ylim(low, min(high, 100 - floor))
 
 
 def _draw_baseline(axes, row: Row, several: bool) -> None:
@@ -105,4 +128,4 @@ def _draw_kind(axes, rows: Sequence[Row], places: dict, kind: str, marker: str, 
 
 
 def _label(row: Row) -> str:
-    return f"{row.kind.split(',')[0]}\n{row.rank}\n{row.space_savings:.1f} %"
+    return f"{row.kind.replace(', ', ' ')}\n{row.rank}\n{row.space_savings:.1f} %"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 
 import tabulate
@@ -37,7 +38,10 @@ def table(rows: Sequence[Row], form: str = "terminal") -> str:
         colalign=["left"] * sum(key in ("Experiment", "Head", "Rank") for key in columns),
         disable_numparse=True,
     )
-    return "\n".join([laid_out, "", *_notes(rows, has_published)])
+    notes = _notes(rows, has_published)
+    if form == "terminal":
+        notes = [textwrap.fill(note, 80) for note in notes]
+    return "\n".join([laid_out, "", *notes])
 
 
 def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, list[str]]:
