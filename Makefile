@@ -2,7 +2,7 @@
 # make test:      set up, check the code, run the tests.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
 
-CANDIDATES = $(PYTHON) python3.11 python3.10 python3.9 python3 python
+CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3 python)
 IS_SUPPORTED = import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))
 
 .PHONY: reproduce test clean
@@ -21,7 +21,8 @@ test: .venv/installed
 	done; \
 	if [ -z "$$python" ]; then \
 	    echo "trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does; found" \
-	        "$$(python3 --version 2>&1 | head -n 1). PYTHON=/path/to/python3.11 would fit." >&2; \
+	        "$$(for p in $(CANDIDATES); do $$p --version 2> /dev/null && break; done)." \
+	        "PYTHON=/path/to/python3.11 would fit." >&2; \
 	    exit 2; \
 	fi; \
 	echo "Setting up .venv with $$($$python --version)"; \

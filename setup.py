@@ -35,6 +35,6 @@ setup(
     ],
     extras_require={
         "cpu": ["mxnet==1.9.1"],
-        "test": ["hypothesis", "pytest", "ruff"],
+        "test": ["hypothesis", "pytest", "ruff==0.17.6"],
     },
 )

@@ -1,5 +1,6 @@
 """Tensor contraction and tensor regression layers for Gluon."""
 
+import trnet.tensor.backend  # noqa: F401  first, as it explains a missing MXNet
 from trnet.layers.tcl import TCL
 from trnet.layers.trl import TRL
 

@@ -1,5 +1,6 @@
 """Networks: trunks by name, heads by name, and the accounting of what a head costs."""
 
+import trnet.tensor.backend  # noqa: F401  first, as it explains a missing MXNet
 from trnet.models.accounting import ParameterCount, count_head, space_savings
 from trnet.models.backbones import BACKBONES, Backbone
 from trnet.models.heads import HEADS
