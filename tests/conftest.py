@@ -43,3 +43,17 @@ def run_python() -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def refusal() -> Callable[..., str]:
+    """Call what has to end with a ValueError, in one line that says all of ``said``: that line."""
+
+    def call(function: Callable[[], object], *said: str) -> str:
+        with pytest.raises(ValueError) as caught:
+            function()
+        message = str(caught.value)
+        assert "\n" not in message and [words for words in said if words not in message] == []
+        return message
+
+    return call

@@ -21,6 +21,7 @@ RANKS = {
     "tensor_train": {1: (2,), 2: (4, 3), 3: (3, 5, 2), 4: (2, 4, 5, 3)},
 }
 KINDS = tuple(RANKS)
+DEFERRED = (0, 0, 0)
 INITIALIZERS = ("uniform", "xavier", "normal", "msraprelu", "orthogonal")
 
 
@@ -40,11 +41,6 @@ def build(kind: str, n_modes: int = 3, initialize: bool = True, **arguments) -> 
     return layer
 
 
-def deferred(n_modes: int = 3) -> tuple[int, ...]:
-    """An in_shape that tells nothing but the number of modes."""
-    return (0,) * n_modes
-
-
 def normal(*shape: int, dtype: str = "float64") -> mx.nd.NDArray:
     """Standard normal values, from NumPy's generator."""
     return mx.nd.array(np.random.standard_normal(shape), dtype=dtype)
@@ -55,10 +51,14 @@ def sample(n_modes: int = 3, batch: int = 2, dtype: str = "float64") -> mx.nd.ND
     return normal(batch, *IN_SHAPES[n_modes], dtype=dtype)
 
 
+def parameters(block: gluon.Block) -> dict[str, gluon.Parameter]:
+    """The parameters by name, without the block's prefix."""
+    return {name[len(block.prefix) :]: p for name, p in block.collect_params().items()}
+
+
 def values(block: gluon.Block) -> dict[str, np.ndarray]:
-    """The parameters' values by name, without the block's prefix."""
-    parameters = block.collect_params().items()
-    return {name[len(block.prefix) :]: p.data(p.list_ctx()[0]).asnumpy() for name, p in parameters}
+    """The parameters' values, on the first of their contexts."""
+    return {n: p.data(p.list_ctx()[0]).asnumpy() for n, p in parameters(block).items()}
 
 
 def numpy_output(kind: str, layer: TensorBlock, x: mx.nd.NDArray) -> np.ndarray:
@@ -70,8 +70,8 @@ def numpy_output(kind: str, layer: TensorBlock, x: mx.nd.NDArray) -> np.ndarray:
 
 def set_values(block: gluon.Block, arrays: dict[str, np.ndarray]) -> None:
     """Set what :func:`values` gives."""
-    for parameter, array in zip(block.collect_params().values(), arrays.values()):
-        parameter.set_data(mx.nd.array(array, dtype=parameter.dtype))
+    for name, parameter in parameters(block).items():
+        parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
 
 
 def gradients(block: gluon.Block, x: mx.nd.NDArray, head: mx.nd.NDArray) -> dict[str, np.ndarray]:
@@ -81,11 +81,8 @@ def gradients(block: gluon.Block, x: mx.nd.NDArray, head: mx.nd.NDArray) -> dict
     with autograd.record():
         out = block(x)
     out.backward(head)
-    parameters = block.collect_params().items()
-    return {
-        "data": x.grad.asnumpy(),
-        **{name[len(block.prefix) :]: p.grad().asnumpy() for name, p in parameters},
-    }
+    arrays = {"data": x, **{n: p.data() for n, p in parameters(block).items()}}
+    return {name: array.grad.asnumpy() for name, array in arrays.items()}
 
 
 def close(got, expected, tolerance: float = 1e-9) -> None:

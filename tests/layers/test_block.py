@@ -6,15 +6,16 @@ import mxnet as mx
 import numpy as np
 import pytest
 from layers.helpers import (
+    DEFERRED,
     IN_SHAPES,
     KINDS,
     RANKS,
     build,
     close,
-    deferred,
     gradients,
     normal,
     numpy_output,
+    parameters,
     sample,
     set_values,
     values,
@@ -66,14 +67,6 @@ def network(*layers: HybridBlock) -> nn.HybridSequential:
     return net
 
 
-def refusal(function, *arguments, **keywords) -> str:
-    """The message of the ValueError that a call has to end with: a line."""
-    with pytest.raises(ValueError) as caught:
-        function(*arguments, **keywords)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     "dtype, tolerance", [("float16", 2e-3), ("float32", 1e-5), ("float64", 1e-12)]
 )
@@ -99,11 +92,8 @@ def finite_differences(
             flat[k] = value
         return found.reshape(array.shape) / (2 * step)
 
-    parameters = layer.collect_params().items()
-    return {
-        "data": differences(x),
-        **{name[len(layer.prefix) :]: differences(p.data()) for name, p in parameters},
-    }
+    arrays = {"data": x, **{name: p.data() for name, p in parameters(layer).items()}}
+    return {name: differences(array) for name, array in arrays.items()}
 
 
 def test_gradients(kind, n_modes):
@@ -117,20 +107,18 @@ def test_gradients(kind, n_modes):
 
 
 @pytest.mark.parametrize("hybridized", [False, True])
-@pytest.mark.parametrize("known", [None, (0, 0, 0), (0, 5, 0)])
+@pytest.mark.parametrize("known", [DEFERRED, (0, 5, 0)])
 def test_first_forward_tells_the_shape(kind, known, hybridized):
-    if kind == "cp" and known is None:
-        assert "(0, 0, 0)" in refusal(build, kind, in_shape=None)
-        return
     layer = build(kind, in_shape=known)
     layer.hybridize(hybridized)
     assert layer.in_shape is None
     x = sample()
     close(layer(x), numpy_output(kind, layer, x))
     assert layer.in_shape == IN_SHAPES[3]
-    assert {n: v.shape for n, v in values(layer).items()} == {
-        n: v.shape for n, v in values(build(kind)).items()
-    }
+    shapes, expected = (
+        {name: p.shape for name, p in parameters(block).items()} for block in (layer, build(kind))
+    )
+    assert shapes == expected
 
 
 def assert_traces_as_it_runs(net: HybridBlock, *inputs) -> None:
@@ -149,7 +137,7 @@ def assert_traces_as_it_runs(net: HybridBlock, *inputs) -> None:
     ],
 )
 def test_hybridized_before_the_first_forward(kind, rank):
-    layer = build(kind, rank=rank, in_shape=deferred(), initialize=False)
+    layer = build(kind, rank=rank, in_shape=DEFERRED, initialize=False)
     assert_traces_as_it_runs(network(layer), normal(2, 3, 6, 5))
     assert layer.in_shape == (4, 6, 5)
 
@@ -168,7 +156,7 @@ class Towers(HybridBlock):
         with self.name_scope():
             self.stem = nn.Conv2D(4, 3, padding=1)
             self.left, self.right, self.both = (
-                build(kind, in_shape=deferred(), initialize=False) for _ in range(3)
+                build(kind, in_shape=DEFERRED, initialize=False) for _ in range(3)
             )
             self.head = nn.Dense(2)
 
@@ -190,24 +178,23 @@ def test_hybridized_with_several_inputs(kind):
     assert [layer.in_shape for layer in layers] == [(4, 5, 4), (6, 3, 4), (11, 5, 4)]
 
 
-def test_symbols(kind):
-    known, unknown = build(kind), build(kind, in_shape=deferred())
-    assert unknown.name in (said := refusal(unknown, mx.sym.var("data"))) and "in_shape" in said
+def test_symbols(refusal, kind):
+    known, unknown = build(kind), build(kind, in_shape=DEFERRED)
+    refusal(lambda: unknown(mx.sym.var("data")), unknown.name, "in_shape")
     x = sample(batch=5)
     for layer, variable in [
         (known, mx.sym.var("data")),
         (unknown, mx.sym.var("data", shape=(0, *IN_SHAPES[3]))),
     ]:
         symbol = layer(variable)
-        arrays = {layer.prefix + name: mx.nd.array(v) for name, v in values(known).items()}
-        arrays = {name: array.astype("float64") for name, array in arrays.items()}
+        arrays = {layer.prefix + name: p.data() for name, p in parameters(known).items()}
         assert set(symbol.list_arguments()) == {"data", *arrays}
         (out,) = symbol.bind(mx.cpu(), {"data": x, **arrays}).forward()
-        close(out, known(x), 1e-6)
+        close(out, known(x), 1e-12)
 
 
 def test_export_and_import(kind, tmp_path):
-    net = network(build(kind, in_shape=deferred(), initialize=False))
+    net = network(build(kind, in_shape=DEFERRED, initialize=False))
     net.hybridize()
     net(normal(2, 3, 6, 5))
     net.export(str(tmp_path / "net"))
@@ -225,23 +212,22 @@ def test_save_and_load(kind, tmp_path):
     for target in (
         build(kind),
         build(kind, initialize=False),
-        build(kind, in_shape=deferred()),
-        build(kind, in_shape=deferred(), initialize=False),
+        build(kind, in_shape=DEFERRED),
+        build(kind, in_shape=DEFERRED, initialize=False),
     ):
         target.load_parameters(file, ctx=mx.cpu())
         close(target(x), saved(x), 0)
 
 
 @pytest.mark.parametrize("shape", [(9, 5, 3), (4, 5, 3)])
-def test_loaded_parameters_that_do_not_fit(kind, shape, tmp_path):
+def test_loaded_parameters_that_do_not_fit(refusal, kind, shape, tmp_path):
     """Known only when the input is: of another input's size, or of another rank."""
     file = str(tmp_path / "layer.params")
     build(kind).save_parameters(file)
     rank = {} if shape[0] == 9 else {"rank": ONES[kind]}
-    layer = build(kind, in_shape=deferred(), initialize=False, **rank)
+    layer = build(kind, in_shape=DEFERRED, initialize=False, **rank)
     layer.load_parameters(file, ctx=mx.cpu())
-    said = refusal(layer, normal(2, *shape))
-    assert layer.name in said and "1" in said and str(shape) in said
+    refusal(lambda: layer(normal(2, *shape)), layer.name, str(shape))
 
 
 def test_shared_parameters(kind):
@@ -252,7 +238,7 @@ def test_shared_parameters(kind):
 
 
 def test_summary(kind, capsys):
-    layer = build(kind, in_shape=deferred())
+    layer = build(kind, in_shape=DEFERRED)
     network(layer).summary(normal(2, 3, 6, 5))
     size = sum(value.size for value in values(layer).values())
     (row,) = (line for line in capsys.readouterr().out.splitlines() if type(layer).__name__ in line)
@@ -263,7 +249,7 @@ def test_summary(kind, capsys):
 def test_several_contexts(kind, implementation):
     contexts = [mx.cpu(0), mx.cpu(1)]
     how = "tensorly" if implementation == "tensorly" else "fused"
-    layer = build(kind, in_shape=deferred(), implementation=how, initialize=False)
+    layer = build(kind, in_shape=DEFERRED, implementation=how, initialize=False)
     layer.initialize(mx.init.Xavier(), ctx=contexts)
     layer.hybridize(implementation == "hybridized")
     x = sample(batch=6)
@@ -279,9 +265,8 @@ def test_several_contexts(kind, implementation):
     set_values(whole, values(layer))
     head = mx.nd.ones(expected.shape, dtype="float64")
     expected = gradients(whole, x, head)
-    for name, parameter in layer.collect_params().items():
-        got = sum(gradient.asnumpy() for gradient in parameter.list_grad())
-        close(got, expected[name[len(layer.prefix) :]])
+    for name, parameter in parameters(layer).items():
+        close(sum(gradient.asnumpy() for gradient in parameter.list_grad()), expected[name])
 
 
 @pytest.mark.parametrize("hybridized", [False, True])
@@ -315,7 +300,7 @@ def test_initialisation_is_reproducible(kind):
         layer(sample())
         return values(layer)
 
-    first, again, later, other = drawn(1), drawn(1), drawn(1, in_shape=deferred()), drawn(2)
+    first, again, later, other = drawn(1), drawn(1), drawn(1, in_shape=DEFERRED), drawn(2)
     for name, value in first.items():
         assert np.array_equal(value, again[name]) and np.array_equal(value, later[name])
         assert not np.array_equal(value, other[name])
@@ -358,12 +343,10 @@ def test_equal_dense_weight(kind, n_modes):
         ((0, 5, 0), (4, 3, 5), ["mode 2", "3", "5 would fit"]),
     ],
 )
-def test_wrong_input(kind, in_shape, shape, said, hybridized):
+def test_wrong_input(refusal, kind, in_shape, shape, said, hybridized):
     layer = build(kind, in_shape=in_shape)
     layer.hybridize(hybridized)
-    message = refusal(layer, normal(2, *shape))
-    assert layer.name in message and type(layer).__name__ in message
-    assert [words for words in said if words not in message] == []
+    refusal(lambda: layer(normal(2, *shape)), type(layer).__name__, layer.name, *said)
     x = normal(2, 4, 5, 3)  # and the layer is none the worse for it
     close(layer(x), numpy_output(kind, layer, x))
 
@@ -381,23 +364,21 @@ def test_wrong_input_to_a_traced_network(kind):
 
 
 @pytest.mark.parametrize("in_shape", [5, (4, -5, 3), (4, 5.0, 3), (4, "5", 3), (4, True, 3)])
-def test_wrong_in_shape(kind, in_shape):
-    message = refusal(build, kind, in_shape=in_shape)
-    assert message.startswith(("TCL tcl", "TRL trl")) and repr(in_shape) in message
+def test_wrong_in_shape(refusal, kind, in_shape):
+    message = refusal(lambda: build(kind, in_shape=in_shape), repr(in_shape))
+    assert message.startswith(("TCL tcl", "TRL trl"))
 
 
 @pytest.mark.parametrize("implementation", ["torch", None, "Fused"])
-def test_wrong_implementation(kind, implementation):
-    message = refusal(build, kind, implementation=implementation)
-    assert repr(implementation) in message and "'fused'" in message and "'tensorly'" in message
+def test_wrong_implementation(refusal, kind, implementation):
+    said = repr(implementation), "'fused'", "'tensorly'"
+    message = refusal(lambda: build(kind, implementation=implementation), *said)
+    assert message.startswith(("TCL tcl", "TRL trl"))
 
 
-def test_the_reference_cannot_be_traced(kind):
-    layer = build(kind, implementation="tensorly")
-    layer.hybridize()
-    nested = build(kind, implementation="tensorly", in_shape=deferred())
-    net = network(nested)
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_reference_cannot_be_traced(refusal, kind, nested):
+    layer = build(kind, implementation="tensorly", in_shape=DEFERRED)
+    net = network(layer) if nested else layer
     net.hybridize()
-    for tensorly, traced, x in [(layer, layer, sample()), (nested, net, normal(2, 3, 6, 5))]:
-        message = refusal(traced, x)
-        assert tensorly.name in message and "'tensorly'" in message and "'fused'" in message
+    refusal(lambda: net(normal(2, 4, 5, 3)), layer.name, "'tensorly'", "'fused'")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 import numpy as np
 from mxnet.gluon import HybridBlock
@@ -48,8 +51,6 @@ class TensorBlock(HybridBlock):
             if use_bias:
                 self._register_one("bias", bias_initializer, dtype)
         if in_shape is not None:
-            if not all(is_integer(size) and size >= 0 for size in in_shape):
-                self._refuse(f"in_shape has to be sizes, or 0 for unknown ones; got {in_shape!r}")
             self._meet(in_shape)
 
     def _register_one(self, name: str, init, dtype) -> None:
@@ -102,7 +103,9 @@ class TensorBlock(HybridBlock):
             array = array.as_nd_ndarray()
             return F.Cast(array, dtype="float32") if widen else array
 
-        x, bias = prepare(x), None if bias is None else prepare(bias)
+        # The batch stays what it is, and an input of another size is refused in a trace as well.
+        x = F.Reshape(prepare(x), shape=(0, *self._in_shape))
+        bias = None if bias is None else prepare(bias)
         factors = {name: prepare(factors[name]) for name in self._factor_names()}
         if self._implementation == "fused":
             out = self._fused(F, x, factors, bias)
@@ -122,6 +125,12 @@ class TensorBlock(HybridBlock):
             bias = None if bias is None else bias.as_np_ndarray()
             return self._reference(tl, x.as_np_ndarray(), factors, bias).as_nd_ndarray()
 
+    def _checked_shape(self, in_shape) -> tuple[int, ...] | None:
+        is_shape = isinstance(in_shape, (tuple, list)) and len(in_shape) > 0
+        if in_shape is None or (is_shape and all(is_integer(n) and n >= 0 for n in in_shape)):
+            return in_shape
+        self._refuse(f"in_shape has to be sizes, with 0 for unknown ones; got {in_shape!r}")
+
     def _meet(self, shape: tuple[int, ...]) -> None:
         """Check an input's shape (I1, …, IN), and take from it what is not known yet."""
         shape = tuple(shape)
@@ -140,15 +149,13 @@ class TensorBlock(HybridBlock):
         self._in_shape = shape
 
     def _settle_parameters(self, shape: tuple[int, ...]) -> None:
-        try:
+        with self._refusing():
             shapes = self._settle(shape)
-        except ValueError as error:
-            self._refuse(str(error))
         for name, parameter in self._reg_params.items():
-            if parameter.shape is not None and parameter.shape != shapes[name]:
-                self._refuse(
-                    f"{name} is {parameter.shape}, and an input {shape} needs {shapes[name]}"
-                )
+            # Loading leaves a deferred parameter's own shape unknown.
+            held = parameter.shape if parameter._data is None else parameter.list_data()[0].shape
+            if held is not None and held != shapes[name]:
+                self._refuse(f"{name} is {held}, and an input {shape} needs {shapes[name]}")
             parameter.shape = shapes[name]
 
     def _shape_in_trace(self, x) -> tuple[int, ...]:
@@ -166,7 +173,8 @@ class TensorBlock(HybridBlock):
         if frame is not None:
             arrays = [a for a in frame.f_locals["flatten_args"] if a is not None]
             names = [symbol.name for symbol in frame.f_locals["symbol_inputs"]]
-            known = {name: array.shape for name, array in zip(names, arrays)}
+            needed = x.list_inputs()
+            known = {n: array.shape for n, array in zip(names, arrays) if n in needed}
         _, (shape, *_), _ = x.infer_shape_partial(**known)
         if not shape or any(size < 1 for size in shape[1:]):
             self._refuse(
@@ -193,7 +201,15 @@ class TensorBlock(HybridBlock):
             self._refuse("the input's shape is not known yet; give in_shape or run it once")
         return self._in_shape
 
-    def _refuse(self, why: str) -> None:
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Name the layer in what the algebra below it refuses."""
+        try:
+            yield
+        except ValueError as error:
+            self._refuse(str(error))
+
+    def _refuse(self, why: str) -> NoReturn:
         raise ValueError(f"{type(self).__name__} {self.name}: {why}") from None
 
 

@@ -72,6 +72,7 @@ class TCL(TensorBlock):
     ) -> None:
         super().__init__(implementation, prefix, params)
         self._rank = self._checked(rank)
+        in_shape = self._checked_shape(in_shape)
         self._register(len(rank), in_shape, use_bias, weight_initializer, bias_initializer, dtype)
 
     @property
@@ -91,10 +92,14 @@ class TCL(TensorBlock):
         return self._from_tensorly(lambda tl, factors: tl.tenalg.kronecker(list(factors.values())))
 
     def _checked(self, rank) -> tuple[int, ...]:
-        is_shape = isinstance(rank, (tuple, list)) and len(rank) > 0
-        if not (is_shape and all(is_integer(r) and r >= 1 for r in rank)):
+        if not isinstance(rank, (tuple, list)) or len(rank) == 0:
             self._refuse(f"rank has to be (R1, …, RN), an integer for each mode; got {rank!r}")
-        return tuple(int(r) for r in rank)
+        for mode, r in enumerate(rank, start=1):
+            if not is_integer(r) or r < 1:
+                self._refuse(
+                    f"rank {r!r} for mode {mode} does not fit: an integer of at least 1 does"
+                )
+        return tuple(map(int, rank))
 
     def _factor_names(self) -> list[str]:
         return [f"factor{mode}" for mode in range(1, len(self._rank) + 1)]

@@ -8,7 +8,7 @@ import numpy as np
 from mxnet.gluon import nn
 
 from trnet.layers.block import TensorBlock, dense_std, shape_text
-from trnet.tensor.backend import mx
+from trnet.tensor.backend import is_np_array, mx
 from trnet.tensor.factorization import FACTORIZATIONS, Factorization, Rank, is_integer
 
 
@@ -89,12 +89,13 @@ class TRL(TensorBlock):
         super().__init__(implementation, prefix, params)
         if not is_integer(units) or units < 1:
             self._refuse(f"units has to be an integer of at least 1; got {units!r}")
-        if factorization not in FACTORIZATIONS:
+        if not isinstance(factorization, str) or factorization not in FACTORIZATIONS:
             known = ", ".join(map(repr, FACTORIZATIONS))
             self._refuse(f"factorization has to be one of {known}; got {factorization!r}")
         self._units, self._rank = int(units), rank
         self._form, self._form_name = FACTORIZATIONS[factorization], factorization
         self._pooled_modes = self._checked_pooling(pooled_modes)
+        in_shape = self._checked_shape(in_shape)
         self._n_modes = self._count_modes(in_shape)
         self._factorization: Factorization | None = None
         self._register(
@@ -130,7 +131,8 @@ class TRL(TensorBlock):
         """
         in_shape = self._known_in_shape()
         pooled_modes = self._checked_pooling(pooled_modes)
-        form = self._make(in_shape, pooled_modes)
+        with self._refusing():
+            form = self._make(in_shape, pooled_modes)
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
         self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
         arrays = form.decompose(_values(dense.weight).T.reshape(*kept, self._units))
@@ -157,6 +159,8 @@ class TRL(TensorBlock):
         )
 
     def _checked_pooling(self, pooled_modes) -> tuple[int, ...]:
+        if not isinstance(pooled_modes, (tuple, list)):
+            self._refuse(f"pooled_modes has to be modes, as (2, 3); got {pooled_modes!r}")
         if pooled_modes and self._form_name != "tucker":
             self._refuse(f"pooled_modes are for Tucker; this factorization is {self._form_name!r}")
         return tuple(pooled_modes)
@@ -189,7 +193,8 @@ class TRL(TensorBlock):
     def _assign(self, parameter, values: np.ndarray, contexts: list) -> None:
         if parameter._data is None and not parameter._deferred_init:
             parameter.initialize(ctx=contexts)
-        parameter.set_data(mx.nd.array(values, dtype=parameter.dtype))
+        array = mx.nd.array(values, dtype=parameter.dtype)
+        parameter.set_data(array.as_np_ndarray() if is_np_array() else array)
 
     def _factor_names(self) -> list[str]:
         return self._form.parameter_names(self._n_modes)

@@ -21,11 +21,12 @@ def _explain(error: Exception) -> str:
     if sys.version_info[:2] not in SUPPORTED_PYTHONS:
         found = ".".join(map(str, sys.version_info[:3]))
         return f"trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does; this is {found}"
-    if "libgomp" in str(error):
-        return f"MXNet needs the system's libgomp.so.1 (Debian: apt-get install libgomp1): {error}"
+    reason = str(error).strip().partition("\n")[0]
+    if "libgomp" in reason:
+        return f"MXNet needs the system's libgomp.so.1 (Debian: apt-get install libgomp1): {reason}"
     if isinstance(error, AttributeError):
-        return f"MXNet 1.9.1 needs numpy<1.24 (pip install 'numpy==1.23.5'): {error}"
-    return f"trnet needs MXNet 1.9.1 (pip install 'trnet[cpu]', or 'mxnet==1.9.1'): {error}"
+        return f"MXNet 1.9.1 needs numpy<1.24 (pip install 'numpy==1.23.5'): {reason}"
+    return f"trnet needs MXNet 1.9.1 (pip install 'trnet[cpu]', or 'mxnet==1.9.1'): {reason}"
 
 
 try:

@@ -23,6 +23,8 @@ from trnet.tensor.backend import mx, tensorly_scope
 Rank = Union[int, float, str, tuple]
 Arrays = dict  # name of a parameter -> array
 
+_ALS_SWEEPS = 300
+
 
 class Factorization(ABC):
     """A weight (I1, …, IN, O) in a low-rank form.
@@ -161,13 +163,11 @@ class Tucker(Factorization):
         return {"core": self.rank, **factors}
 
     def _exact_rank(self, rank: Rank) -> tuple[int, ...]:
-        ranks = _integers(
-            rank, len(self.shape), "(R1, …, RN, Rout), a rank for each mode and the output"
-        )
+        ranks = _ranks(rank, len(self.shape), "(R1, …, RN, Rout), one for each mode and the output")
         for mode, (r, size) in enumerate(zip(ranks, self.shape), start=1):
             where = f"mode {mode}" if mode < len(self.shape) else "the output"
             check_rank(r, size, where)
-        return ranks
+        return tuple(map(int, ranks))
 
     def _rank_of(self, fraction: float) -> tuple[int, ...]:
         from tensorly.tucker_tensor import validate_tucker_rank
@@ -301,13 +301,19 @@ class CP(Factorization):
         return factors
 
     def _fit(self, weight: np.ndarray) -> list[np.ndarray]:
+        """Alternating least squares from the leading singular vectors of each unfolding."""
+        start = [
+            _leading_vectors(np.moveaxis(weight, mode, 0).reshape(size, -1), self.rank)
+            for mode, size in enumerate(self.shape)
+        ]
         with tensorly_scope() as tl:
             from tensorly.decomposition import parafac
 
+            init = (tl.tensor(np.ones(self.rank)), [tl.tensor(factor) for factor in start])
             weights, factors = parafac(
-                tl.tensor(weight), self.rank, n_iter_max=200, init="svd", random_state=0
+                tl.tensor(weight), self.rank, n_iter_max=_ALS_SWEEPS, init=init, tol=1e-9
             )
-            scale = np.ones(self.rank) if weights is None else weights.asnumpy()
+            scale = weights.asnumpy()
             factors = [factor.asnumpy() for factor in factors]
         # An even share for every factor, so that each learns at the same rate.
         norms = [np.linalg.norm(factor, axis=0) for factor in factors]
@@ -352,12 +358,10 @@ class TensorTrain(Factorization):
         return [min(prod(self.shape[:cut]), prod(self.shape[cut:])) for cut in cuts]
 
     def _exact_rank(self, rank: Rank) -> tuple[int, ...]:
-        ranks = _integers(
-            rank, len(self.shape) - 1, "(r1, …, rN), the inner ranks of a tensor train"
-        )
+        ranks = _ranks(rank, len(self.shape) - 1, "(r1, …, rN), a tensor train's inner ranks")
         for mode, (r, bound) in enumerate(zip(ranks, self._largest_ranks), start=1):
             check_rank(r, bound, f"the cut behind mode {mode}")
-        return ranks
+        return tuple(map(int, ranks))
 
     def _rank_of(self, fraction: float) -> tuple[int, ...]:
         from tensorly.cp_tensor import validate_cp_rank
@@ -427,18 +431,18 @@ def _fraction(rank: Rank) -> float | None:
     return None
 
 
-def _integers(rank: Rank, length: int, form: str) -> tuple[int, ...]:
+def _ranks(rank: Rank, length: int, form: str) -> tuple:
     if not isinstance(rank, (tuple, list)) or len(rank) != length:
         raise ValueError(f"rank has to be {form}: {length} integers here; got {rank!r}")
-    if not all(is_integer(r) for r in rank):
-        raise ValueError(f"every rank has to be an integer; got {rank!r}")
-    return tuple(int(r) for r in rank)
+    return tuple(rank)
 
 
 def check_rank(rank: int, bound: int, where: str) -> None:
-    """Refuse a rank that is not from 1 to its bound, by where it stands."""
-    if not 1 <= rank <= bound:
-        raise ValueError(f"rank {rank} for {where} does not fit: it has to be from 1 to {bound}")
+    """Refuse a rank that is not an integer from 1 to its bound, by where it stands."""
+    if not is_integer(rank) or not 1 <= rank <= bound:
+        raise ValueError(
+            f"rank {rank!r} for {where} does not fit: an integer from 1 to {bound} does"
+        )
 
 
 def _normal(shape: tuple[int, ...]) -> np.ndarray:
@@ -453,6 +457,13 @@ def orthonormal(rows: int, columns: int) -> np.ndarray:
         for begin in range(0, columns, rows)
     ]
     return np.concatenate(blocks, axis=1)
+
+
+def _leading_vectors(matrix: np.ndarray, count: int) -> np.ndarray:
+    """Left singular vectors by their singular values, and random ones where they are too few."""
+    vectors = np.linalg.svd(matrix, full_matrices=False)[0][:, :count]
+    missing = count - vectors.shape[1]
+    return np.hstack([vectors, _normal((len(matrix), missing))]) if missing else vectors
 
 
 def _averaging(rows: int, columns: int) -> np.ndarray:
