@@ -114,20 +114,23 @@ def test_pooled_modes_learn_to_differ_from_pooling():
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(
-    "factorization, rank, pooled_modes, learning_rate",
+    "factorization, rank, pooled_modes",
     [
-        ("tucker", (8, 4, 4, 4), (), 0.1),
-        ("tucker", (6, 1, 1, 4), (), 0.1),
-        ("tucker", (6, 1, 1, 4), (2, 3), 0.05),  # 0.1 is for a start with warm-up
-        ("cp", 6, (), 0.1),
-        ("tensor_train", (4, 6, 4), (), 0.1),
+        ("tucker", (8, 4, 4, 4), ()),
+        ("tucker", (6, 1, 1, 4), ()),
+        ("tucker", (6, 1, 1, 4), (2, 3)),
+        ("tucker", (6, 2, 1, 4), (2, 3)),
+        ("cp", 6, ()),
+        ("tensor_train", (4, 6, 4), ()),
     ],
 )
-def test_trains(factorization, rank, pooled_modes, learning_rate, seed):
+def test_trains(factorization, rank, pooled_modes, seed):
+    """At the rate at which a dense layer would, behind pooling or not: no NaN, no dead start."""
     mx.random.seed(seed)
     rng = np.random.default_rng(seed)
     labels = np.arange(64) % 4
-    images = rng.standard_normal((4, 3, 9, 9))[labels] + 0.5 * rng.standard_normal((64, 3, 9, 9))
+    classes = rng.standard_normal((4, 3, 9, 9)) + 0.5 * rng.standard_normal((4, 3, 1, 1))
+    images = classes[labels] + 0.5 * rng.standard_normal((64, 3, 9, 9))
     x, y = mx.nd.array(images), mx.nd.array(labels)
 
     net = nn.HybridSequential()
@@ -139,7 +142,7 @@ def test_trains(factorization, rank, pooled_modes, learning_rate, seed):
     )
     net.initialize("xavier")
     net.hybridize()
-    momentum = {"learning_rate": learning_rate, "momentum": 0.9}
+    momentum = {"learning_rate": 0.1, "momentum": 0.9}
     trainer = gluon.Trainer(net.collect_params(), "sgd", momentum)
     cross_entropy, losses = gluon.loss.SoftmaxCrossEntropyLoss(), []
     for _ in range(30):

@@ -135,6 +135,7 @@ class TRL(TensorBlock):
             form = self._make(in_shape, pooled_modes)
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
         self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
+        self._slow_down(pooled_modes, in_shape)
         arrays = form.decompose(_values(dense.weight).T.reshape(*kept, self._units))
         if "bias" in self._reg_params:
             arrays["bias"] = (
@@ -175,6 +176,15 @@ class TRL(TensorBlock):
             )
         return n_modes
 
+    def _slow_down(self, pooled_modes: tuple[int, ...], in_shape: tuple[int, ...]) -> None:
+        """Let factors that average over I entries learn I times slower than the rest.
+
+        A gradient step on such a factor moves the outputs I times as far, in proportion, as one
+        on a factor of unit norm; at the common rate that diverges where pooling and dense do not.
+        """
+        for mode in pooled_modes:
+            self._reg_params[f"factor{mode}"].lr_mult = 1 / in_shape[mode - 1]
+
     def _make(self, in_shape: tuple[int, ...], pooled_modes: tuple[int, ...]) -> Factorization:
         pooling = {"pooled_modes": pooled_modes} if pooled_modes else {}
         return self._form((*in_shape, self._units), self._rank, **pooling)
@@ -201,6 +211,7 @@ class TRL(TensorBlock):
 
     def _settle(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         self._factorization = self._make(in_shape, self._pooled_modes)
+        self._slow_down(self._pooled_modes, in_shape)
         return {**self._factorization.parameter_shapes, "bias": (self._units,)}
 
     def _draw(self, name: str, initializer: mx.init.Initializer) -> np.ndarray:

@@ -40,12 +40,16 @@ __all__ = ["MissingStack", "is_np_array", "mx", "tensorly_scope"]
 
 
 @contextmanager
-def tensorly_scope() -> Iterator:
+def tensorly_scope(backend: str = "mxnet") -> Iterator:
     """TensorLy on its MXNet backend, with NumPy semantics inside and the caller's outside.
 
     Loading that backend calls ``npx.set_np()`` for the whole process, under which legacy Gluon
     networks fail; and outside NumPy semantics TensorLy's own functions do. Hence this scope. The
     backend is set for the running thread only, and given back.
+
+    Parameters
+    ----------
+    backend : {"mxnet", "numpy"}
 
     Yields
     ------
@@ -57,7 +61,7 @@ def tensorly_scope() -> Iterator:
     array, shape = is_np_array(), is_np_shape()
     previous = tl.get_backend()
     try:
-        tl.set_backend("mxnet", local_threadsafe=True)
+        tl.set_backend(backend, local_threadsafe=True)
     finally:
         mx.npx.set_np(shape=shape, array=array)
     try:

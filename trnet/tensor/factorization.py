@@ -172,8 +172,7 @@ class Tucker(Factorization):
     def _rank_of(self, fraction: float) -> tuple[int, ...]:
         from tensorly.tucker_tensor import validate_tucker_rank
 
-        ranks = validate_tucker_rank(self.shape, fraction)
-        return tuple(min(int(r), size) for r, size in zip(ranks, self.shape))
+        return tuple(validate_tucker_rank(self.shape, fraction))
 
     def inner(self, F, x, parameters: Arrays, bias=None):
         core, *factors = parameters.values()
@@ -306,22 +305,16 @@ class CP(Factorization):
             _leading_vectors(np.moveaxis(weight, mode, 0).reshape(size, -1), self.rank)
             for mode, size in enumerate(self.shape)
         ]
-        with tensorly_scope() as tl:
+        # Thousands of small steps: ten times faster without MXNet's cost of launching each.
+        with tensorly_scope("numpy") as tl:
             from tensorly.decomposition import parafac
 
-            init = (tl.tensor(np.ones(self.rank)), [tl.tensor(factor) for factor in start])
-            weights, factors = parafac(
-                tl.tensor(weight), self.rank, n_iter_max=_ALS_SWEEPS, init=init, tol=1e-9
-            )
-            scale = weights.asnumpy()
-            factors = [factor.asnumpy() for factor in factors]
+            init = (tl.ones(self.rank), start)
+            _, factors = parafac(weight, self.rank, n_iter_max=_ALS_SWEEPS, init=init, tol=1e-9)
         # An even share for every factor, so that each learns at the same rate.
         norms = [np.linalg.norm(factor, axis=0) for factor in factors]
-        term = np.abs(scale) * np.prod(norms, axis=0)
-        share = term ** (1 / len(factors))
-        factors = [f * (share / np.where(n > 0, n, 1)) for f, n in zip(factors, norms)]
-        factors[-1] = factors[-1] * np.sign(scale)
-        return factors
+        share = np.prod(norms, axis=0) ** (1 / len(factors))
+        return [f * (share / np.where(n > 0, n, 1)) for f, n in zip(factors, norms)]
 
     @property
     def _components(self) -> int:
