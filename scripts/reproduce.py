@@ -14,14 +14,24 @@ def main() -> None:
     arguments = command.parser(__doc__)
     command.add_suite(arguments)
     arguments.add_argument("--seeds", default="0,1,2", help="seeds, by commas (default: 0,1,2)")
+    arguments.add_argument(
+        "--jobs", type=int, help="runs at a time (default: as many as cores; one on GPUs)"
+    )
     command.add_devices(arguments)
     options = arguments.parse_args()
     seeds = options.seeds.split(",")
     if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: got {options.seeds!r}; whole numbers by commas, as 0,1,2")
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs: got {options.jobs}; at least 1 would fit")
     configs = config.load_suite(options.suite)
     suite.reproduce(
-        configs, [int(seed) for seed in seeds], options.runs, options.results, options.devices
+        configs,
+        [int(seed) for seed in seeds],
+        options.runs,
+        options.results,
+        options.devices,
+        options.jobs,
     )
     print(f"\n{table(suite.rows(configs, options.runs, options.results))}\n")
     print(f"Written to {options.results / configs[0].suite}/")

@@ -206,6 +206,7 @@ def test_a_broken_override_gets_one_line(override, named, tmp_path, monkeypatch,
         (["tabulate", "scripts"], ["scripts", "no config"]),
         (["reproduce", "configs/mnist", "--seeds", "0,x"], ["--seeds", "0,x"]),
         (["reproduce", "configs/mnist", "--seeds", "0,0"], ["--seeds", "0,0"]),
+        (["reproduce", "configs/mnist", "--jobs", "0"], ["--jobs", "0", "1"]),
     ],
 )
 def test_a_broken_command_gets_one_line(arguments, named, monkeypatch, capsys):

@@ -188,7 +188,7 @@ def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys)
     where = (tmp_path / "runs", tmp_path / "results", "cpu")
     suite.reproduce(configs, [0], *where)
     first = capsys.readouterr().out
-    assert first.count("seed 0") == 3 and "done before" not in first
+    assert first.count("seed 0") == 3 and "3 runs, of which 0" in first
     written = {path.name for path in (tmp_path / "results/toy").iterdir()}
     assert written == {
         "table.md",
@@ -199,4 +199,5 @@ def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys)
     }
     assert "--seeds 0" in (tmp_path / "results/toy/table.md").read_text()
     suite.reproduce(configs, [0], *where)
-    assert capsys.readouterr().out.count("done before") == 3
+    again = capsys.readouterr().out
+    assert "3 runs, of which 3" in again and "seed" not in again

@@ -56,7 +56,7 @@ def run(network, source, folder, settings=None, seed=0, contexts=CPU) -> list[di
     """Train a fresh network in a folder; its metrics."""
     settings = settings or recipe()
     loop.initialize(network, (1, 4, 4), seed, contexts)
-    progress = Progress("test", settings.epochs, 40, lines=False)
+    progress = Progress("test", settings.epochs, 40, show=False)
     return loop.train(network, source, 3, settings, seed, contexts, folder, progress)
 
 
@@ -244,7 +244,7 @@ def finished(tmp_path_factory):
     """A run of one epoch: its runs folder, its config and its result."""
     runs = tmp_path_factory.mktemp("runs")
     chosen = config.load(CONFIG, ["train.epochs=1", "train.schedule.warmup_epochs=0"])
-    result = experiment.train(chosen, config.load_baseline(CONFIG, chosen), runs, CPU, lines=False)
+    result = experiment.train(chosen, config.load_baseline(CONFIG, chosen), runs, CPU, show=False)
     return runs, chosen, result
 
 

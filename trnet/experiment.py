@@ -78,7 +78,7 @@ def train(
     baseline: Config | None,
     runs: Path,
     contexts: list[mx.Context],
-    lines: bool = True,
+    show: bool = True,
 ) -> dict:
     """Train an experiment into its run folder, or go on where an earlier session stopped.
 
@@ -89,8 +89,8 @@ def train(
         The experiment whose head the savings are measured against; None for itself.
     runs : Path
     contexts : list of Context
-    lines : bool
-        Whether each epoch is shown in a line.
+    show : bool
+        Whether to show progress.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def train(
     loop.initialize(network, dataset.shape, config.seed, contexts)
     recipe = config.train
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
-    with Progress(f"{config.name} seed {config.seed}", recipe.epochs, images, lines) as progress:
+    with Progress(f"{config.name} seed {config.seed}", recipe.epochs, images, show) as progress:
         metrics = loop.train(
             network, source, dataset.classes, recipe, config.seed, contexts, folder, progress
         )

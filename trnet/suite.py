@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from trnet.config import Config
+from trnet.errors import UserError
 from trnet.files import write_aside
 from trnet.report import summary, table
 from trnet.report.summary import Row
@@ -51,32 +57,79 @@ def reproduce(
     runs: Path,
     results: Path,
     devices: str,
+    jobs: int | None = None,
 ) -> None:
-    """Train what has no result yet, a line each, then write the suite's report."""
+    """Train what has no result yet, some runs at a time, then write the suite's report.
+
+    Small networks do not fill a processor's cores; several at a time do, on a share of its threads
+    each.
+
+    Parameters
+    ----------
+    configs : sequence of Config
+        A suite.
+    seeds : sequence of int
+        Every experiment is trained from each of them.
+    runs, results : Path
+    devices : str
+        As :func:`trnet.training.devices.parse_devices` takes them.
+    jobs : int, optional
+        Runs at a time: by default as many as there are cores, and one on GPUs.
+    """
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
-    contexts = parse_devices(devices)
+    on_cpu = parse_devices(devices)[0].device_type == "cpu"
     by_name = {config.name: config for config in configs}
-    jobs = [config.model_copy(update={"seed": seed}) for seed in seeds for config in configs]
-    for config in jobs:
+    wanted = [config.model_copy(update={"seed": seed}) for seed in seeds for config in configs]
+    missing = [config for config in wanted if not experiment.is_finished(config, runs)]
+    for config in wanted:
         experiment.check(config, runs)
-    trained, begin = 0, time.monotonic()
-    for number, config in enumerate(jobs, start=1):
-        finished = experiment.is_finished(config, runs)
-        baseline = by_name.get(config.baseline)
-        result = experiment.train(config, baseline, runs, contexts, lines=False)
-        trained += not finished
-        left = sum(not experiment.is_finished(job, runs) for job in jobs[number:])
-        pace = (time.monotonic() - begin) / max(1, trained)
-        seconds = "done before" if finished else f"{result['wall_seconds']:.0f} s"
+    print(
+        f"{len(wanted)} runs, of which {len(wanted) - len(missing)} have their result", flush=True
+    )
+    tasks = [(config, by_name.get(config.baseline), runs, devices) for config in missing]
+    cores = os.cpu_count() or 1
+    jobs = min(jobs or (cores if on_cpu else 1), max(1, len(tasks)))
+    begin = time.monotonic()
+    for done, result in enumerate(_train_all(tasks, jobs, threads=max(1, cores // jobs)), start=1):
+        minutes = (time.monotonic() - begin) / done * (len(tasks) - done) / 60
         print(
-            f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}] {config.name:<20} seed {config.seed}  "
-            f"Top-1 {100 * result['top1']:6.2f} %  {seconds:>11}  "
-            f"{pace * left / 60:.0f} min left",
+            f"[{done:>{len(str(len(tasks)))}}/{len(tasks)}] {result['name']:<20} "
+            f"seed {result['seed']}  Top-1 {100 * result['top1']:6.2f} %  "
+            f"{result['wall_seconds']:5.0f} s  {minutes:4.0f} min left",
             flush=True,
         )
     write_report(configs, runs, results)
+
+
+def _train_all(tasks: Sequence[tuple], jobs: int, threads: int) -> Iterator[dict]:
+    """Results of training tasks in processes of their own, as they come."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
+    try:
+        for future in as_completed([pool.submit(_train, *task) for task in tasks]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a run was killed, perhaps for want of memory; --jobs 1 needs least"
+        ) from None
+    finally:
+        for process in active_children():
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+
+
+def _train(config: Config, baseline: Config | None, runs: Path, devices: str) -> dict:
+    from trnet import experiment
+    from trnet.training.devices import parse_devices
+
+    return experiment.train(config, baseline, runs, parse_devices(devices), show=False)
+
+
+def _ignore_interrupt() -> None:
+    """Leave Ctrl-C to the parent, which ends its children."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def write_report(configs: Sequence[Config], runs: Path, results: Path) -> None:

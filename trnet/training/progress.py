@@ -15,13 +15,13 @@ class Progress:
     label : str
         The run's name.
     epochs, images_per_epoch : int
-    lines : bool
-        Whether each epoch gets a line.
+    show : bool
+        Whether to show anything.
     """
 
-    def __init__(self, label: str, epochs: int, images_per_epoch: int, lines: bool = True) -> None:
+    def __init__(self, label: str, epochs: int, images_per_epoch: int, show: bool = True) -> None:
         self._label, self._epochs, self._images_per_epoch = label, epochs, images_per_epoch
-        self._lines = lines
+        self._show = show
         self._bar = tqdm(
             total=epochs * images_per_epoch,
             desc=label,
@@ -29,7 +29,7 @@ class Progress:
             unit_scale=True,
             leave=False,
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (show and sys.stderr.isatty()),
         )
 
     def __enter__(self) -> Progress:
@@ -51,13 +51,12 @@ class Progress:
 
     def epoch(self, row: dict) -> None:
         """Show an epoch's metrics."""
-        if self._lines:
-            self._write(
-                f"{self._label}: epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  "
-                f"loss {row['train_loss']:.4f}  Top-1 {100 * row['top1']:.2f} %  "
-                f"Top-5 {100 * row['top5']:.2f} %  {row['images_per_second']:.0f} images/s"
-            )
+        self._write(
+            f"{self._label}: epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  "
+            f"loss {row['train_loss']:.4f}  Top-1 {100 * row['top1']:.2f} %  "
+            f"Top-5 {100 * row['top5']:.2f} %  {row['images_per_second']:.0f} images/s"
+        )
 
-    @staticmethod
-    def _write(line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
+    def _write(self, line: str) -> None:
+        if self._show:
+            tqdm.write(line, file=sys.stderr)
