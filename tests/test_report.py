@@ -201,3 +201,24 @@ def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys)
     suite.reproduce(configs, [0], *where)
     again = capsys.readouterr().out
     assert "3 runs, of which 3" in again and "seed" not in again
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("results/toy/parameters.json", "{"),
+        ("results/toy/runs.json", "[{]"),
+        ("results/published.yaml", "toy: {base: [1, 2]}"),
+        ("results/published.yaml", "toy: {base: {top9: 1}}"),
+        ("results/published.yaml", "toy: [1"),
+        ("runs/toy/base/seed0/result.json", ""),
+    ],
+)
+def test_damaged_files_are_named(file, content, configs, tmp_path):
+    suite.head_weights(configs, tmp_path / "results")
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"^[^\n]*{path.name}[^\n]*$"):
+        suite.rows(configs, tmp_path / "runs", tmp_path / "results")
+    assert path.read_text() == content

@@ -25,10 +25,14 @@ def run(main: Callable[[], None]) -> None:
         if type(error).__name__ != "MissingStack":
             raise
         _stop(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on behind the last whole epoch", 130)
     except BrokenPipeError:  # of a pager that was left
         sys.stderr.close()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"error: {error.filename}: {error.strerror}", 2)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on behind the last whole epoch", 130)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -326,13 +326,14 @@ def _parse_file(path: Path) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
-    values = _parse_yaml(text, str(path))
+    values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {_short(values)}; a mapping of keys to values would fit")
     return values
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML; a :class:`~trnet.errors.ConfigError` names where it was and the line."""
     try:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
@@ -346,7 +347,7 @@ def _parse_override(override: str) -> _Tree:
     keys, equals, text = override.partition("=")
     if not equals or not all(keys.split(".")):
         raise ConfigError(f"--set {override}: key=value, or key.sub=value, would fit")
-    value = _parse_yaml(text, f"--set {override}")
+    value = parse_yaml(text, f"--set {override}")
     for key in reversed(keys.split(".")):
         value = {key: value}
     return _Tree(value, f"--set {override}")

@@ -14,7 +14,7 @@ from trnet import config as configs
 from trnet.config import Config
 from trnet.data import DATASETS, DataSet
 from trnet.errors import ConfigError, UserError
-from trnet.files import write_aside
+from trnet.files import read_json, write_aside
 from trnet.models import (
     BACKBONES,
     Network,
@@ -222,7 +222,7 @@ def _earlier_result(folder: Path, config: Config) -> dict | None:
                 "another --runs, or the folder removed, would fit"
             )
     path = folder / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _difference(earlier: Config, config: Config) -> str:

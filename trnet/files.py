@@ -1,9 +1,13 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what is said of those that are damaged."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from trnet.errors import UserError
 
 
 def write_aside(path: Path, text: str) -> None:
@@ -14,3 +18,17 @@ def write_aside(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises
+    ------
+    UserError
+        Where it cannot be read, or is no longer JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); removed, it is made anew") from None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from ruamel.yaml import YAML
-
-from trnet.config import Config, DenseHead, TCLHead
+from trnet.config import Config, DenseHead, TCLHead, parse_yaml
+from trnet.errors import UserError
+from trnet.files import read_json
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,8 @@ def summarise(
 def read_runs(runs: Path, results: Path, suite: str) -> list[dict]:
     """Results of a suite: those in its run folders, and those noted in ``results`` beside them."""
     noted = results / suite / "runs.json"
-    found = json.loads(noted.read_text()) if noted.is_file() else []
-    found += [json.loads(path.read_text()) for path in (runs / suite).glob("*/seed*/result.json")]
+    found = read_json(noted) if noted.is_file() else []
+    found += [read_json(path) for path in (runs / suite).glob("*/seed*/result.json")]
     latest = {(run["name"], run["seed"], run["config_hash"]): run for run in found}
     return [latest[key] for key in sorted(latest)]
 
@@ -130,8 +129,13 @@ def read_published(path: Path, suite: str) -> dict[str, Published]:
     """A suite's published numbers by experiment; none where there is no such file."""
     if not path.is_file():
         return {}
-    content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    return {name: Published(**values) for name, values in content.get(suite, {}).items()}
+    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return {name: Published(**values) for name, values in content.get(suite, {}).items()}
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path}: {suite}: is not experiments with what is published: {error}"
+        ) from None
 
 
 def _row(config, weights, runs, published, configs) -> Row:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mxnet.gluon import HybridBlock, Trainer
 
 from trnet.errors import UserError
+from trnet.files import read_json
 
 _PREFIX = "epoch-"
 
@@ -55,22 +58,30 @@ def best(folder: Path) -> Path | None:
 
 def load_metrics(checkpoint: Path) -> list[dict]:
     """Metrics of every epoch up to a checkpoint's."""
-    return json.loads((checkpoint / "state.json").read_text())
+    return read_json(checkpoint / "state.json")
 
 
 def load_network(checkpoint: Path, network: HybridBlock, contexts: list) -> None:
     """Load a checkpoint's parameters onto devices."""
     path = checkpoint / "network.params"
-    try:
+    with _loading(path):
         network.load_parameters(str(path), ctx=contexts)
-    except Exception as error:  # MXNet raises a handful of types for a damaged file
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: cannot be loaded: {reason}") from error
 
 
 def load_trainer(checkpoint: Path, trainer: Trainer) -> None:
     """Load a checkpoint's optimiser states."""
-    trainer.load_states(str(checkpoint / "trainer.states"))
+    path = checkpoint / "trainer.states"
+    with _loading(path):
+        trainer.load_states(str(path))
+
+
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # MXNet and pickle raise a handful of types for a damaged file
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: cannot be loaded: {reason}") from error
 
 
 def _path(folder: Path, epoch: int) -> Path:
