@@ -106,18 +106,18 @@ def reproduce(
 def _train_all(tasks: Sequence[tuple], jobs: int, threads: int) -> Iterator[dict]:
     """Results of training tasks in processes of their own, as they come."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
-    try:
-        for future in as_completed([pool.submit(_train, *task) for task in tasks]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a run was killed, perhaps for want of memory; --jobs 1 needs least"
-        ) from None
-    finally:
-        for process in active_children():
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupt) as pool:
+        try:
+            for future in as_completed([pool.submit(_train, *task) for task in tasks]):
+                yield future.result()
+        except BaseException as error:
+            for process in active_children():
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                why = "a run was killed, perhaps for want of memory; --jobs 1 needs the least"
+                raise UserError(why) from None
+            raise
 
 
 def _train(config: Config, baseline: Config | None, runs: Path, devices: str) -> dict:
