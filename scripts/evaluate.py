@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Score a run's checkpoint on the validation images.
 
-python scripts/evaluate.py runs/mnist/vgg_trl_32/seed0
+python scripts/evaluate.py runs/mnist/vgg_trl_8/seed0
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train an experiment, or go on where an earlier session stopped.
 
-python scripts/train.py configs/mnist/vgg_trl_32.yaml --seed 1
+python scripts/train.py configs/mnist/vgg_trl_8.yaml --seed 1
 """
 
 from trnet import command, config
@@ -18,7 +18,7 @@ def main() -> None:
     command.add_runs(arguments)
     command.add_devices(arguments)
     options = arguments.parse_args()
-    overrides = [*options.set, *([f"seed={options.seed}"] if options.seed else [])]
+    overrides = [*options.set, *([f"seed={options.seed}"] if options.seed is not None else [])]
     chosen = config.load(options.config, overrides)
     baseline = config.load_baseline(options.config, chosen)
 

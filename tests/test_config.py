@@ -182,6 +182,9 @@ def test_there_are_fifty_kinds():
         ("train.epoch=3", ["--set", "epochs"]),
         ("train.epochs=-3", ["--set", "train.epochs", "-3"]),
         ("name.sub=3", ["name", "string"]),
+        ("name=2024-13-45", ["--set", "YAML"]),
+        ("baseline=nope", ["baseline", "'nope'"]),
+        ("suite=../up", ["suite", "letters"]),
     ],
 )
 def test_a_broken_override_gets_one_line(override, named, tmp_path, monkeypatch, capsys):
@@ -209,6 +212,7 @@ def test_a_broken_override_gets_one_line(override, named, tmp_path, monkeypatch,
         (["tabulate", "scripts"], ["scripts", "no config"]),
         (["reproduce", "configs/mnist", "--seeds", "0,x"], ["--seeds", "0,x"]),
         (["reproduce", "configs/mnist", "--seeds", "0,0"], ["--seeds", "0,0"]),
+        (["reproduce", "configs/mnist", "--seeds", "99999999999"], ["seed", "2147483647"]),
         (["reproduce", "configs/mnist", "--jobs", "0"], ["--jobs", "0", "1"]),
     ],
 )
@@ -257,7 +261,7 @@ def test_what_is_dumped_loads_again(tmp_path):
 def test_the_hash_follows_what_decides_the_outcome():
     path = ROOT / "configs/mnist/vgg_trl_8.yaml"
     loaded = config.load(path)
-    assert config.load(path, ["seed=5", "title=x"]).hash == loaded.hash
+    assert config.load(path, ["seed=5", "name=x"]).hash == loaded.hash
     assert config.load(path, ["train.epochs=5"]).hash != loaded.hash
     assert config.load(path, ["train.epochs=5"]).model_hash == loaded.model_hash
     assert config.load(path, ["model.head.rank=[8,4,4,9]"]).model_hash != loaded.model_hash
@@ -275,4 +279,10 @@ def test_a_name_twice_in_a_suite_is_refused(tmp_path):
     for file in ("a.yaml", "b.yaml"):
         (tmp_path / file).write_text(text())
     with pytest.raises(ConfigError, match=r"b\.yaml: name: 'tiny'"):
+        config.load_suite(tmp_path)
+
+
+def test_a_baseline_has_none_itself(tmp_path):
+    (tmp_path / "a.yaml").write_text(text(name="name: a\nbaseline: a"))
+    with pytest.raises(ConfigError, match=r"a\.yaml: baseline: 'a' is no baseline"):
         config.load_suite(tmp_path)

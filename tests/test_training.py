@@ -192,6 +192,7 @@ def test_the_latest_and_the_best_checkpoint_are_kept(tmp_path):
 
 def test_half_a_checkpoint_is_none(tmp_path):
     (tmp_path / ".epoch-0003").mkdir()
+    (tmp_path / "epoch-0009-keep").mkdir()
     (tmp_path / ".epoch-0003" / "network.params").write_bytes(b"half")
     assert checkpoint.latest(tmp_path) is None and checkpoint.best(tmp_path) is None
 
@@ -289,6 +290,17 @@ def test_another_config_does_not_touch_a_run(finished):
     with pytest.raises(UserError, match=r"train\.epochs: 1 there, 2 here"):
         experiment.train(other, None, runs, CPU)
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before
+
+
+def test_one_process_trains_a_run_at_a_time(tmp_path):
+    chosen = config.load(CONFIG, ["train.epochs=2"])
+    folder = experiment.run_folder(tmp_path, chosen)
+    folder.mkdir(parents=True)
+    with (
+        experiment._held(folder),
+        pytest.raises(UserError, match="another process is training it"),
+    ):
+        experiment.train(chosen, None, tmp_path, CPU, show=False)
 
 
 def test_a_checkpoint_scores_as_its_epoch_did(finished):

@@ -167,19 +167,25 @@ class Config(_Schema):
 
     suite: str
     name: str
-    title: Optional[str] = None
     baseline: Optional[str] = None
     dataset: Dataset
     model: Model
     train: Train
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    @field_validator("name", "baseline")
+    @field_validator("suite", "name", "baseline")
     @classmethod
     def _is_a_name(cls, name: Optional[str]) -> Optional[str]:
         if name is not None and not _NAME.fullmatch(name):
             raise ValueError("a name of letters, digits, '_', '-' and '.'")
         return name
+
+    def with_seed(self, seed: int) -> Config:
+        """The same experiment from another seed."""
+        try:
+            return Config.model_validate({**self.model_dump(), "seed": seed})
+        except ValidationError:
+            raise ConfigError(f"seed: got {seed}; from 0 to {2**31 - 1} would fit") from None
 
     @property
     def hash(self) -> str:
@@ -227,7 +233,8 @@ def load_baseline(path: str | Path, config: Config) -> Config | None:
     """Load the experiment that a config loaded from ``path`` is measured against, if it has one."""
     if config.baseline is None:
         return None
-    return next(c for c in load_suite(Path(path).parent) if c.name == config.baseline)
+    suite = {c.name: c for c in load_suite(Path(path).parent)}
+    return _checked_baseline(config, suite, Path(path))
 
 
 def load_suite(folder: str | Path) -> list[Config]:
@@ -251,13 +258,20 @@ def load_suite(folder: str | Path) -> list[Config]:
             raise ConfigError(f"{path}: name: {config.name!r} is another config's of this suite")
         configs[config.name] = config
     for path, config in zip(paths, configs.values()):
-        if config.baseline is not None and config.baseline not in configs:
-            known = ", ".join(configs)
-            raise ConfigError(
-                f"{path}: baseline: {config.baseline!r} is no experiment of this suite; "
-                f"it has {known}"
-            )
+        if config.baseline is not None:
+            _checked_baseline(config, configs, path)
     return sorted(configs.values(), key=lambda config: (config.baseline is not None, config.name))
+
+
+def _checked_baseline(config: Config, suite: dict[str, Config], path: Path) -> Config:
+    """The baseline of a config, one of its suite that has none itself."""
+    known = [name for name, other in suite.items() if other.baseline is None]
+    if config.baseline not in known:
+        raise ConfigError(
+            f"{path}: baseline: {config.baseline!r} is no baseline of this suite; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+    return suite[config.baseline]
 
 
 def dump(config: Config) -> str:
@@ -336,7 +350,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML; a :class:`~trnet.errors.ConfigError` names where it was and the line."""
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError, IndexError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join((getattr(error, "problem", None) or str(error)).split())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -112,11 +115,12 @@ def train(
     dataset = _dataset(config)
     source = dataset.load(config.dataset.root, config.dataset.augment)
     folder.mkdir(parents=True, exist_ok=True)
-    write_aside(folder / "config.yaml", configs.dump(config))
-    loop.initialize(network, dataset.shape, config.seed, contexts)
     recipe = config.train
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
-    with Progress(f"{config.name} seed {config.seed}", recipe.epochs, images, show) as progress:
+    label = f"{config.name} seed {config.seed}"
+    with _held(folder), Progress(label, recipe.epochs, images, show) as progress:
+        write_aside(folder / "config.yaml", configs.dump(config))
+        loop.initialize(network, dataset.shape, config.seed, contexts)
         metrics = loop.train(
             network, source, dataset.classes, recipe, config.seed, contexts, folder, progress
         )
@@ -142,6 +146,7 @@ def train(
         "images_per_second": median(row["images_per_second"] for row in metrics),
         "versions": versions(),
         "processor": processor(contexts),
+        "threads": os.environ.get("OMP_NUM_THREADS", "MXNet's default"),
     }
     write_aside(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
@@ -204,6 +209,17 @@ def _version(package: str) -> str:
     return __version__ if package == "trnet" else "unknown"
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a run folder for this process while it trains."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is training it; wait for its end") from None
+        yield
+
+
 def _dataset(config: Config) -> DataSet:
     if config.dataset.name not in DATASETS:
         known = ", ".join(DATASETS)
@@ -214,7 +230,7 @@ def _dataset(config: Config) -> DataSet:
 
 def _earlier_result(folder: Path, config: Config) -> dict | None:
     """The result of a run that is finished; refuses a folder that another config made."""
-    if (folder / "config.yaml").is_file():
+    if checkpoint.latest(folder / "checkpoints") or (folder / "result.json").is_file():
         earlier = configs.load(folder / "config.yaml")
         if earlier.hash != config.hash:
             raise UserError(

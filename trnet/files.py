@@ -31,4 +31,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); removed, it is made anew") from None
+        raise UserError(f"{path}: cannot be read: {error}") from None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from trnet.config import Config
@@ -81,7 +82,7 @@ def reproduce(
 
     on_cpu = parse_devices(devices)[0].device_type == "cpu"
     by_name = {config.name: config for config in configs}
-    wanted = [config.model_copy(update={"seed": seed}) for seed in seeds for config in configs]
+    wanted = [config.with_seed(seed) for seed in seeds for config in configs]
     missing = [config for config in wanted if not experiment.is_finished(config, runs)]
     for config in wanted:
         experiment.check(config, runs)
@@ -89,9 +90,10 @@ def reproduce(
         f"{len(wanted)} runs, of which {len(wanted) - len(missing)} have their result", flush=True
     )
     tasks = [(config, by_name.get(config.baseline), runs, devices) for config in missing]
-    cores = os.cpu_count() or 1
-    jobs = min(jobs or (cores if on_cpu else 1), max(1, len(tasks)))
+    cores = len(os.sched_getaffinity(0))
+    jobs = jobs or (cores if on_cpu else 1)
     begin = time.monotonic()
+    # The last digits of a run depend on its threads, so these must not on how many runs are left.
     for done, result in enumerate(_train_all(tasks, jobs, threads=max(1, cores // jobs)), start=1):
         minutes = (time.monotonic() - begin) / done * (len(tasks) - done) / 60
         print(
@@ -107,7 +109,7 @@ def _train_all(tasks: Sequence[tuple], jobs: int, threads: int) -> Iterator[dict
     """Results of training tasks in processes of their own, as they come."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupt) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_follow_parent) as pool:
         try:
             for future in as_completed([pool.submit(_train, *task) for task in tasks]):
                 yield future.result()
@@ -127,9 +129,15 @@ def _train(config: Config, baseline: Config | None, runs: Path, devices: str) ->
     return experiment.train(config, baseline, runs, parse_devices(devices), show=False)
 
 
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent, which ends its children."""
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, which ends its children, and end with it when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def write_report(configs: Sequence[Config], runs: Path, results: Path) -> None:

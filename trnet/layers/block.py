@@ -103,8 +103,13 @@ class TensorBlock(HybridBlock):
             array = array.as_nd_ndarray()
             return F.Cast(array, dtype="float32") if widen else array
 
-        # The batch stays what it is, and an input of another size is refused in a trace as well.
-        x = F.Reshape(prepare(x), shape=(0, *self._in_shape))
+        x = prepare(x)
+        if F is not mx.nd:
+            # In a trace, whose inputs nobody checks: Reshape compares no sizes in float32 and would
+            # read foreign memory; the shape inference of this operator refuses what does not fit.
+            x = F._internal._identity_with_attr_like_rhs(
+                x, F.Reshape(x, shape=(0, *self._in_shape))
+            )
         bias = None if bias is None else prepare(bias)
         factors = {name: prepare(factors[name]) for name in self._factor_names()}
         if self._implementation == "fused":

@@ -9,7 +9,7 @@ import numpy as np
 from trnet.layers.block import TensorBlock, dense_std, shape_text
 from trnet.tensor.backend import mx
 from trnet.tensor.contraction import multi_mode_dot
-from trnet.tensor.factorization import check_rank, is_integer, orthonormal
+from trnet.tensor.factorization import check_rank, is_integer, orthonormal, share_of_scale
 
 
 class TCL(TensorBlock):
@@ -114,7 +114,8 @@ class TCL(TensorBlock):
         rows, columns = self._reg_params[name].shape
         inputs = prod(self.in_shape)
         scale = dense_std(initializer, (prod(self._rank), inputs)) * np.sqrt(inputs)
-        return orthonormal(columns, rows).T * scale ** (1 / len(self._rank))
+        is_last = name == self._factor_names()[-1]
+        return orthonormal(columns, rows).T * share_of_scale(scale, len(self._rank), is_last)
 
     def _fused(self, F, x, factors: dict, bias):
         out = multi_mode_dot(F, x, list(factors.values()), self.in_shape, self._rank)

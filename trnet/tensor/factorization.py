@@ -102,14 +102,11 @@ class Factorization(ABC):
 
         Drawn so that the full weight's root mean square is ``weight_std``, with an even share of
         the scale for every parameter: of all ways to share it out, the one in which a step of SGD
-        moves the full weight least. A ``weight_std`` of 0 is the last parameter's alone, or else
-        nothing would ever learn.
+        moves the full weight least.
         """
         scale = weight_std * np.sqrt(prod(self.shape) / self._components)
         names = list(self.parameter_shapes)
-        if scale == 0:
-            return self._unit(name) * float(name != names[-1])
-        return self._unit(name) * scale ** (1 / len(names))
+        return self._unit(name) * share_of_scale(scale, len(names), name == names[-1])
 
     @property
     def size(self) -> int:
@@ -301,6 +298,8 @@ class CP(Factorization):
 
     def _fit(self, weight: np.ndarray) -> list[np.ndarray]:
         """Alternating least squares from the leading singular vectors of each unfolding."""
+        if not weight.any():
+            return [np.zeros((size, self.rank)) for size in self.shape]
         start = [
             _leading_vectors(np.moveaxis(weight, mode, 0).reshape(size, -1), self.rank)
             for mode, size in enumerate(self.shape)
@@ -310,7 +309,14 @@ class CP(Factorization):
             from tensorly.decomposition import parafac
 
             init = (tl.ones(self.rank), start)
-            _, factors = parafac(weight, self.rank, n_iter_max=_ALS_SWEEPS, init=init, tol=1e-9)
+            _, factors = parafac(
+                weight,
+                self.rank,
+                n_iter_max=_ALS_SWEEPS,
+                init=init,
+                tol=1e-9,
+                l2_reg=1e-12 * np.sum(weight**2),  # or a weight of low rank is a singular system
+            )
         # An even share for every factor, so that each learns at the same rate.
         norms = [np.linalg.norm(factor, axis=0) for factor in factors]
         share = np.prod(norms, axis=0) ** (1 / len(factors))
@@ -436,6 +442,13 @@ def check_rank(rank: int, bound: int, where: str) -> None:
         raise ValueError(
             f"rank {rank!r} for {where} does not fit: an integer from 1 to {bound} does"
         )
+
+
+def share_of_scale(scale: float, n_parameters: int, is_last: bool) -> float:
+    """An even share of a product's scale; 0 is the last one's alone, or nothing would learn."""
+    if scale == 0:
+        return 0.0 if is_last else 1.0
+    return scale ** (1 / n_parameters)
 
 
 def _normal(shape: tuple[int, ...]) -> np.ndarray:

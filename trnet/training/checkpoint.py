@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from trnet.errors import UserError
 from trnet.files import read_json
 
 _PREFIX = "epoch-"
+_NAME = re.compile(_PREFIX + r"\d{4,}")  # anything else in the folder is the user's
 
 
 def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dict]) -> None:
@@ -89,4 +91,5 @@ def _path(folder: Path, epoch: int) -> Path:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{_PREFIX}*"))
+    paths = [path for path in folder.glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(path.name[len(_PREFIX) :]))

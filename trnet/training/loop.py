@@ -110,6 +110,7 @@ def train(
         metrics = checkpoint.load_metrics(last)
         checkpoint.load_network(last, network, contexts)
         checkpoint.load_trainer(last, trainer)
+        _write_metrics(folder, metrics)
     network.hybridize(static_alloc=True, static_shape=True)
     progress.resume(len(metrics))
     for epoch in range(len(metrics) + 1, recipe.epochs + 1):
@@ -139,7 +140,7 @@ def train(
         }
         metrics.append(row)
         checkpoint.save(folder / "checkpoints", network, trainer, metrics)
-        write_aside(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
+        _write_metrics(folder, metrics)
         progress.epoch(row)
     return metrics
 
@@ -161,6 +162,10 @@ def train_step(
     trainer.set_learning_rate(rate(step))
     trainer.step(len(batch[0]))
     return len(batch[0]), sum(part.as_in_context(contexts[0]) for part in losses)
+
+
+def _write_metrics(folder: Path, metrics: list[dict]) -> None:
+    write_aside(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
 
 
 def _one_behind(items: Iterable) -> Iterator:

@@ -1,7 +1,8 @@
-"""Learning rate by step of training, from MXNet's schedules."""
+"""Learning rate by step of training."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 from trnet.config import CosineSchedule, Train
@@ -26,10 +27,11 @@ def learning_rate(train: Train, steps_per_epoch: int) -> Callable[[int], float]:
             final_lr=schedule.final,
             warmup_steps=warmup_steps,
         )
-    return mx.lr_scheduler.MultiFactorScheduler(
-        # MXNet lowers the rate one step behind the step that it is given.
-        step=[epoch * steps_per_epoch - 1 for epoch in schedule.milestones],
-        factor=schedule.factor,
-        base_lr=train.learning_rate,
-        warmup_steps=warmup_steps,
-    )
+
+    def stepped(step: int) -> float:
+        if step < warmup_steps:
+            return train.learning_rate * step / warmup_steps
+        passed = bisect_right(schedule.milestones, step // steps_per_epoch)
+        return train.learning_rate * schedule.factor**passed
+
+    return stepped
