@@ -296,11 +296,9 @@ def test_one_process_trains_a_run_at_a_time(tmp_path):
     chosen = config.load(CONFIG, ["train.epochs=2"])
     folder = experiment.run_folder(tmp_path, chosen)
     folder.mkdir(parents=True)
-    with (
-        experiment._held(folder),
-        pytest.raises(UserError, match="another process is training it"),
-    ):
-        experiment.train(chosen, None, tmp_path, CPU, show=False)
+    with experiment._held(folder):  # noqa: SIM117
+        with pytest.raises(UserError, match="another process is training it"):
+            experiment.train(chosen, None, tmp_path, CPU, show=False)
 
 
 def test_a_checkpoint_scores_as_its_epoch_did(finished):

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from trnet.errors import UserError
 
+if not (3, 9) <= sys.version_info < (3, 12):
+    print("error: trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does", file=sys.stderr)
+    sys.exit(2)
+
 # Python puts a script's own folder first on its path, where scripts/tabulate.py hides the package
 # of that name.
 _scripts = Path(sys.argv[0]).resolve().parent
@@ -20,10 +24,6 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        _stop(f"error: {error}", 2)
-    except ImportError as error:
-        if type(error).__name__ != "MissingStack":
-            raise
         _stop(f"error: {error}", 2)
     except BrokenPipeError:  # of a pager that was left
         sys.stderr.close()

@@ -5,5 +5,9 @@ class UserError(Exception):
     """One line on what is wrong, where, and what would be right; scripts exit with 2."""
 
 
+class MissingStack(UserError, ImportError):
+    """MXNet cannot be imported here."""
+
+
 class ConfigError(UserError):
     """A config that cannot be used; the message names file, key and value."""

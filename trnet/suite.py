@@ -155,7 +155,8 @@ def write_report(configs: Sequence[Config], runs: Path, results: Path) -> None:
         folder / "table.md", f"{heading}{table.table(found, 'md')}\n\n{_origin(measured)}\n"
     )
     write_aside(folder / "table.csv", table.table(found, "csv"))
-    plot_rank_accuracy(found, plot_title(suite, found), folder / "rank_vs_accuracy.png")
+    if any(row.baseline for row in found):
+        plot_rank_accuracy(found, plot_title(suite, found), folder / "rank_vs_accuracy.png")
 
 
 def plot_title(suite: str, found: Sequence[Row]) -> str:

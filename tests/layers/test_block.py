@@ -237,6 +237,13 @@ def test_shared_parameters(kind):
     assert list(twin.collect_params()) == list(layer.collect_params())
 
 
+def test_shared_parameters_are_drawn_by_the_layer_that_runs_first(kind):
+    first = build(kind, in_shape=DEFERRED)
+    twin = build(kind, in_shape=DEFERRED, params=first.params, initialize=False)
+    x = sample()
+    close(twin(x), first(x), 0)
+
+
 def test_summary(kind, capsys):
     layer = build(kind, in_shape=DEFERRED)
     network(layer).summary(normal(2, 3, 6, 5))

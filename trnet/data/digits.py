@@ -53,6 +53,11 @@ def fashion_mnist(root: str | None, augment: bool) -> DataSource:
         for part in ("train", "t10k")
     )
     for part, name in ((train, "train"), (validation, "t10k")):
+        if part.images.shape[1:] != (1, 28, 28) or not len(part.images) or part.labels.max() > 9:
+            raise UserError(
+                f"dataset.root: {folder} has {name} images of {part.images.shape} or labels above "
+                "9; images of 28×28 and labels from 0 to 9 would fit"
+            )
         if len(part.images) != len(part.labels):
             raise UserError(
                 f"dataset.root: {folder} has {len(part.images)} {name} images and "
@@ -82,8 +87,8 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"dataset.root: {path} cannot be read: {error}") from None
     header = 4 + 4 * dimensions
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
-    is_idx = content[:4] == bytes([0, 0, _IDX_UINT8, dimensions])
+    is_idx = len(content) >= header and content[:4] == bytes([0, 0, _IDX_UINT8, dimensions])
+    shape = tuple(int(n) for n in np.frombuffer(content[4:header], ">u4")) if is_idx else ()
     if not is_idx or len(content) - header != np.prod(shape):
         raise UserError(f"dataset.root: {path} is not a whole IDX file of {dimensions} dimensions")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

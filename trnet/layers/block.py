@@ -162,6 +162,8 @@ class TensorBlock(HybridBlock):
             if held is not None and held != shapes[name]:
                 self._refuse(f"{name} is {held}, and an input {shape} needs {shapes[name]}")
             parameter.shape = shapes[name]
+            if parameter._data is None and isinstance(parameter.init, FactorInitializer):
+                parameter.init.layer = self  # of layers that share it, the first with a shape
 
     def _shape_in_trace(self, x) -> tuple[int, ...]:
         """The shape of a symbol in the trace under way.
@@ -223,10 +225,10 @@ class FactorInitializer(mx.init.Initializer):
 
     def __init__(self, layer: TensorBlock, name: str) -> None:
         super().__init__()
-        self._layer, self._name = layer, name
+        self.layer, self._name = layer, name
 
     def _init_weight(self, desc, array) -> None:
-        array[:] = self._layer._draw(self._name, desc.global_init).astype(array.dtype)
+        array[:] = self.layer._draw(self._name, desc.global_init).astype(array.dtype)
 
 
 def dense_std(initializer: mx.init.Initializer, shape: tuple[int, int]) -> float:

@@ -25,8 +25,9 @@ class TRL(TensorBlock):
         O, the number of outputs.
     rank : tuple of int, int, float or "same"
         Tucker: (R1, …, RN, Rout). CP: an int. Tensor train: the inner ranks (r1, …, rN). A float
-        in (0, 1] means that fraction of the full weight's parameters, as TensorLy's
-        ``validate_*_rank`` find it, and ``"same"`` means 1.0.
+        in (0, 1] means about that fraction of the full weight's parameters, as TensorLy's
+        ``validate_*_rank`` find it (less for tensor trains, whose ranks are bounded), and
+        ``"same"`` means 1.0.
     in_shape : tuple of int, optional
         (I1, …, IN), without the batch. None, or a 0 for a mode, defers it to the first input; a
         CP rank or a fraction does not tell the number of modes, so there give it zeros:
@@ -40,7 +41,8 @@ class TRL(TensorBlock):
         the reference.
     pooled_modes : tuple of int, optional
         Modes, from 1, where average pooling stood (Tucker only): the layer starts as that pooling
-        and a dense layer.
+        and a dense layer, and the factors of these modes learn slower (``lr_mult``), as averages
+        must.
     weight_initializer : str or Initializer, optional
         For every factor as it stands. By default the factors are orthonormal, scaled so that the
         outputs have the variance that a dense layer's would have in their place under the
@@ -133,6 +135,8 @@ class TRL(TensorBlock):
         pooled_modes = self._checked_pooling(pooled_modes)
         with self._refusing():
             form = self._make(in_shape, pooled_modes)
+        if len(pooled_modes) == len(in_shape):
+            self._refuse("pooled_modes are all of its modes; at least one has to be left")
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
         self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
         self._slow_down(pooled_modes, in_shape)
@@ -182,8 +186,10 @@ class TRL(TensorBlock):
         A gradient step on such a factor moves the outputs I times as far, in proportion, as one
         on a factor of unit norm; at the common rate that diverges where pooling and dense do not.
         """
-        for mode in pooled_modes:
-            self._reg_params[f"factor{mode}"].lr_mult = 1 / in_shape[mode - 1]
+        if self._form_name == "tucker":
+            for mode, size in enumerate(in_shape, start=1):
+                rate = 1 / size if mode in pooled_modes else 1.0
+                self._reg_params[f"factor{mode}"].lr_mult = rate
 
     def _make(self, in_shape: tuple[int, ...], pooled_modes: tuple[int, ...]) -> Factorization:
         pooling = {"pooled_modes": pooled_modes} if pooled_modes else {}

@@ -9,11 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trnet.errors import MissingStack
+
 SUPPORTED_PYTHONS = ((3, 9), (3, 10), (3, 11))
-
-
-class MissingStack(ImportError):
-    """MXNet cannot be imported here; the message is one line that says what is needed."""
 
 
 def _explain(error: Exception) -> str:
