@@ -110,9 +110,9 @@ def train(
     if finished is not None:
         return finished
     network = build(config)
-    weights = count(config)
-    baseline_weights = count(baseline).weights if baseline else weights.weights
     dataset = _dataset(config)
+    weights = count_head(network, dataset.shape)
+    baseline_weights = count(baseline).weights if baseline else weights.weights
     source = dataset.load(config.dataset.root, config.dataset.augment)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = config.train
