@@ -6,23 +6,38 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from trnet.data import DATASETS
+from trnet.data import DATASETS, Request, Shard
 from trnet.data.arrays import Part, from_arrays, shift_and_flip, warp
 from trnet.data.digits import fashion_mnist
 from trnet.errors import UserError
 
 
+def wish(root=None, augment=True, shard=Shard()) -> Request:
+    return Request(root, augment, classes=10, shape=(1, 28, 28), shard=shard)
+
+
 @pytest.fixture(scope="module")
 def digits():
-    return DATASETS["mnist"].load(None, True)
+    return DATASETS["mnist"].load(wish())
+
+
+def make_numbered(shard=Shard(), augment=False):
+    """Ten images of 2×2, each full of its label; 23 of them for validation."""
+    images = np.arange(10, dtype="uint8")[:, None, None, None] * np.ones((1, 1, 2, 2), "uint8")
+    many = np.arange(23) % 10
+    return from_arrays(
+        wish(augment=augment, shard=shard),
+        Part(images, np.arange(10)),
+        Part(images[many], many),
+        mean=[0.0],
+        std=[1 / 255],
+        augmentation=shift_and_flip,
+    )
 
 
 @pytest.fixture
 def numbered():
-    """Ten images of 2×2, each full of its label; 23 of them for validation."""
-    images = np.arange(10, dtype="uint8")[:, None, None, None] * np.ones((1, 1, 2, 2), "uint8")
-    many = np.arange(23) % 10
-    return from_arrays(Part(images, np.arange(10)), Part(images[many], many), mean=0.0, std=1 / 255)
+    return make_numbered()
 
 
 def labels(batches) -> list:
@@ -35,14 +50,26 @@ def test_mnist_is_split_in_equal_classes(digits):
     assert np.bincount(labels(digits.train(400, (0, 1)))).tolist() == [400] * 10
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_share_every_batch_and_every_validation_image(count):
+    shards = [make_numbered(Shard(i, count), augment=True) for i in range(count)]
+    joint = list(make_numbered(augment=True).train(7, (0, 1)))
+    for step, parts in enumerate(zip(*(shard.train(7, (0, 1)) for shard in shards))):
+        for of_all, of_one in zip(joint[step], zip(*parts)):
+            joined = np.concatenate([array.asnumpy() for array in of_one])
+            np.testing.assert_array_equal(joined, of_all.asnumpy())
+    scored = [label for shard in shards for label in labels(shard.validation(4))]
+    assert sorted(scored) == sorted(np.arange(23) % 10)
+
+
 def test_mnist_is_normalised():
-    plain = DATASETS["mnist"].load(None, False)
+    plain = DATASETS["mnist"].load(wish(augment=False))
     values = np.concatenate([images.asnumpy() for images, _ in plain.train(500, (0,))])
     assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01
 
 
 def test_mnist_has_no_image_in_both_parts():
-    plain = DATASETS["mnist"].load(None, False)
+    plain = DATASETS["mnist"].load(wish(augment=False))
     parts = [plain.train(100, (0,)), plain.validation(100)]
     seen = [{row.tobytes() for x, _ in part for row in x.asnumpy()} for part in parts]
     assert not seen[0] & seen[1]
@@ -119,14 +146,14 @@ def idx(tmp_path):
 
 
 def test_idx_files_gzipped_or_not(idx):
-    source = fashion_mnist(str(idx), False)
+    source = fashion_mnist(wish(str(idx), augment=False))
     assert (source.train_size, source.validation_size) == (6, 4)
     assert labels(source.validation(3)) == [0, 1, 2, 3]
 
 
 def test_fashion_mnist_is_whole():
     """The real set, where Debian's dataset-fashion-mnist puts it; .ci/run installs it."""
-    source = DATASETS["fashion_mnist"].load(None, True)
+    source = DATASETS["fashion_mnist"].load(wish())
     assert (source.train_size, source.validation_size) == (60000, 10000)
     assert np.bincount(labels(source.validation(1000))).tolist() == [1000] * 10
 
@@ -146,5 +173,5 @@ def test_damaged_idx_files_are_named(idx, damage, said):
     path = idx / "train-images-idx3-ubyte.gz"
     damage(path)
     with pytest.raises(UserError, match=r"^dataset\.root: [^\n]*$") as error:
-        fashion_mnist(str(idx), True)
+        fashion_mnist(wish(str(idx)))
     assert said in str(error.value)

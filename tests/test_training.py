@@ -15,7 +15,8 @@ from mxnet.gluon import nn
 
 from trnet import config, experiment
 from trnet.config import CosineSchedule, StepSchedule, Train
-from trnet.data.arrays import Part, from_arrays
+from trnet.data import Request
+from trnet.data.arrays import Part, from_arrays, shift_and_flip
 from trnet.errors import UserError
 from trnet.layers import TRL
 from trnet.training import checkpoint, loop
@@ -42,7 +43,13 @@ def blobs():
     images = rng.integers(0, 40, (53, 1, 4, 4)) + 80 * labels[:, None, None, None]
     train, validation = slice(0, 40), slice(40, 53)
     parts = (Part(images[s].astype("uint8"), labels[s]) for s in (train, validation))
-    return from_arrays(*parts, mean=0.5, std=0.3)
+    return from_arrays(
+        Request(None, augment=False, classes=3, shape=(1, 6, 6)),
+        *parts,
+        mean=[0.5],
+        std=[0.3],
+        augmentation=shift_and_flip,
+    )
 
 
 def small_network(dropout: float = 0.0) -> nn.HybridSequential:

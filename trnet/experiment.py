@@ -15,7 +15,7 @@ from statistics import median
 
 from trnet import config as configs
 from trnet.config import Config
-from trnet.data import DATASETS, DataSet
+from trnet.data import DATASETS, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
 from trnet.files import read_json, write_aside
 from trnet.models import (
@@ -113,7 +113,7 @@ def train(
     dataset = _dataset(config)
     weights = count_head(network, dataset.shape)
     baseline_weights = count(baseline).weights if baseline else weights.weights
-    source = dataset.load(config.dataset.root, config.dataset.augment)
+    source = _load(config)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = config.train
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
@@ -175,7 +175,7 @@ def score(folder: Path, which: str, contexts: list[mx.Context]) -> tuple[Config,
     checkpoint.load_network(path, network, contexts)
     network.hybridize(static_alloc=True)
     dataset = _dataset(config)
-    source = dataset.load(config.dataset.root, config.dataset.augment)
+    source = _load(config)
     scores = evaluate(network, source, dataset.classes, config.train.batch_size, contexts)
     return config, checkpoint.load_metrics(path)[-1]["epoch"], scores
 
@@ -226,6 +226,20 @@ def _dataset(config: Config) -> DataSet:
         where = f"{config.suite}/{config.name}"
         raise ConfigError(f"{where}: dataset.name: got {config.dataset.name!r}; known: {known}")
     return DATASETS[config.dataset.name]
+
+
+def _load(config: Config, shard: Shard = Shard()) -> DataSource:
+    """The images that a config names, or a worker's share of them."""
+    dataset = _dataset(config)
+    request = Request(
+        config.dataset.root,
+        config.dataset.augment,
+        dataset.classes,
+        dataset.shape,
+        threads=len(os.sched_getaffinity(0)),
+        shard=shard,
+    )
+    return dataset.load(request)
 
 
 def _earlier_result(folder: Path, config: Config) -> dict | None:

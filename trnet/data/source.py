@@ -4,11 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Optional
 
 from trnet.tensor.backend import mx
 
 Batch = tuple[mx.nd.NDArray, mx.nd.NDArray]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that one of several workers trains on: part ``index`` of ``count``.
+
+    Attributes
+    ----------
+    index, count : int
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def slice(self, length: int) -> slice:
+        """This worker's rows among ``length``, as even as they go; all workers' are all rows."""
+        begin, end = (length * i // self.count for i in (self.index, self.index + 1))
+        return slice(begin, end)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a data set.
+
+    Attributes
+    ----------
+    root : str or None
+        Where its files are.
+    augment : bool
+        Whether training images are augmented.
+    classes : int
+    shape : tuple of int
+        (channels, height, width) of the images wanted.
+    threads : int
+        Threads that decode images, where there is something to decode.
+    shard : Shard
+    """
+
+    root: str | None
+    augment: bool
+    classes: int
+    shape: tuple[int, int, int]
+    threads: int = 1
+    shard: Shard = Shard()
 
 
 @dataclass(frozen=True)
@@ -18,12 +61,13 @@ class DataSource:
     Attributes
     ----------
     train_size, validation_size : int
-        Images in each part.
+        Images in each part, those of all workers together.
     train : callable
         ``train(batch_size, seed)``: one epoch in an order, and with an augmentation, that the
-        seed decides, in ``train_batches(batch_size)`` full batches.
+        seed decides, in ``train_batches(batch_size)`` full batches; of each the worker's shard.
     validation : callable
-        ``validation(batch_size)``: every image exactly once.
+        ``validation(batch_size)``: the worker's share of the images. Over all workers every image
+        comes exactly once.
     """
 
     train_size: int
@@ -46,10 +90,13 @@ class DataSet:
     shape : tuple of int
         (channels, height, width) of an image.
     load : callable
-        ``load(root, augment)`` gives the :class:`DataSource`, or raises a
+        ``load(request)`` gives the :class:`DataSource`, or raises a
         :class:`~trnet.errors.UserError` that says what is missing and where to get it.
+    adjustable : bool
+        Whether a config may ask for other classes and another size.
     """
 
     classes: int
     shape: tuple[int, int, int]
-    load: Callable[[Optional[str], bool], DataSource]
+    load: Callable[[Request], DataSource]
+    adjustable: bool = False
