@@ -6,13 +6,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from trnet.data import DATASETS, Request, Shard
+from trnet.data import DATASETS, WHOLE, Request, Shard
 from trnet.data.arrays import Part, from_arrays, shift_and_flip, warp
 from trnet.data.digits import fashion_mnist
 from trnet.errors import UserError
 
 
-def wish(root=None, augment=True, shard=Shard()) -> Request:
+def wish(root=None, augment=True, shard=WHOLE) -> Request:
     return Request(root, augment, classes=10, shape=(1, 28, 28), shard=shard)
 
 
@@ -21,7 +21,7 @@ def digits():
     return DATASETS["mnist"].load(wish())
 
 
-def make_numbered(shard=Shard(), augment=False):
+def make_numbered(shard=WHOLE, augment=False):
     """Ten images of 2×2, each full of its label; 23 of them for validation."""
     images = np.arange(10, dtype="uint8")[:, None, None, None] * np.ones((1, 1, 2, 2), "uint8")
     many = np.arange(23) % 10

@@ -15,7 +15,7 @@ from statistics import median
 
 from trnet import config as configs
 from trnet.config import Config
-from trnet.data import DATASETS, DataSet, DataSource, Request, Shard
+from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
 from trnet.files import read_json, write_aside
 from trnet.models import (
@@ -228,7 +228,7 @@ def _dataset(config: Config) -> DataSet:
     return DATASETS[config.dataset.name]
 
 
-def _load(config: Config, shard: Shard = Shard()) -> DataSource:
+def _load(config: Config, shard: Shard = WHOLE) -> DataSource:
     """The images that a config names, or a worker's share of them."""
     dataset = _dataset(config)
     request = Request(

@@ -1,11 +1,11 @@
 """Data sets by name. Adding one is a function and a line in :data:`DATASETS`."""
 
 from trnet.data.digits import fashion_mnist, mnist
-from trnet.data.source import Batch, DataSet, DataSource, Request, Shard
+from trnet.data.source import WHOLE, Batch, DataSet, DataSource, Request, Shard
 
 DATASETS: dict[str, DataSet] = {
     "mnist": DataSet(classes=10, shape=(1, 28, 28), load=mnist),
     "fashion_mnist": DataSet(classes=10, shape=(1, 28, 28), load=fashion_mnist),
 }
 
-__all__ = ["DATASETS", "Batch", "DataSet", "DataSource", "Request", "Shard"]
+__all__ = ["DATASETS", "WHOLE", "Batch", "DataSet", "DataSource", "Request", "Shard"]

@@ -23,9 +23,12 @@ class Shard:
     count: int = 1
 
     def slice(self, length: int) -> slice:
-        """This worker's rows among ``length``, as even as they go; all workers' are all rows."""
+        """The worker's rows among ``length``, as even as they go; all workers' are all rows."""
         begin, end = (length * i // self.count for i in (self.index, self.index + 1))
         return slice(begin, end)
+
+
+WHOLE = Shard()
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Request:
     classes: int
     shape: tuple[int, int, int]
     threads: int = 1
-    shard: Shard = Shard()
+    shard: Shard = WHOLE
 
 
 @dataclass(frozen=True)
