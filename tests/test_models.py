@@ -30,8 +30,8 @@ HEADS = {
 def weights_by_hand(backbone: str, head: str, classes: int) -> int:
     c, h, w = ACTIVATIONS[backbone]
     if head == "dense":
-        flat = c if BACKBONES[backbone].pooling else c * h * w
-        sizes = (flat, *BACKBONES[backbone].hidden, classes)
+        flat = c if BACKBONES[backbone]().pooling else c * h * w
+        sizes = (flat, *BACKBONES[backbone]().hidden, classes)
         return sum(a * b for a, b in zip(sizes, sizes[1:]))
     return {
         "tcl": c * 5 + h * 3 + w * 2 + 5 * 3 * 2 * 11 + 11 * classes,
@@ -64,7 +64,7 @@ def test_head(backbone, head):
 
 @pytest.mark.parametrize("backbone", ACTIVATIONS)
 def test_activation(backbone):
-    assert output_shape(BACKBONES[backbone].trunk(), IMAGE) == ACTIVATIONS[backbone]
+    assert output_shape(BACKBONES[backbone]().trunk, IMAGE) == ACTIVATIONS[backbone]
 
 
 def test_counting_allocates_nothing():

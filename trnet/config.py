@@ -63,11 +63,17 @@ class _Schema(BaseModel):
 
 
 class Dataset(_Schema):
-    """What is learned: a name of :data:`trnet.data.DATASETS`, and where its files are."""
+    """What is learned: a name of :data:`trnet.data.DATASETS`, and where its files are.
+
+    ``classes`` and ``size`` (of an image's side, in pixels) are for data sets that have no fixed
+    ones.
+    """
 
     name: str
     root: Optional[str] = None
     augment: bool = True
+    classes: Optional[PositiveInt] = None
+    size: Optional[PositiveInt] = None
 
 
 class DenseHead(_Schema):
@@ -75,7 +81,7 @@ class DenseHead(_Schema):
 
     type: Literal["dense"]
     hidden: Optional[list[PositiveInt]] = None
-    dropout: Fraction = 0.5
+    dropout: Optional[Fraction] = None
 
 
 class TCLHead(_Schema):
@@ -84,7 +90,7 @@ class TCLHead(_Schema):
     type: Literal["tcl"]
     rank: list[PositiveInt]
     hidden: Optional[list[PositiveInt]] = None
-    dropout: Fraction = 0.5
+    dropout: Optional[Fraction] = None
     norm: bool = True
 
 
@@ -106,9 +112,13 @@ class TRLHead(_Schema):
 
 
 class Model(_Schema):
-    """A network: a name of :data:`trnet.models.BACKBONES`, and its head."""
+    """A network: a name of :data:`trnet.models.BACKBONES` or of GluonCV's, and its head.
+
+    ``pretrained`` is a ``.params`` file, or true for GluonCV's store.
+    """
 
     backbone: str
+    pretrained: Union[bool, str] = False
     head: Union[DenseHead, TCLHead, TRLHead] = Field(discriminator="type")
 
 
@@ -145,6 +155,7 @@ class Train(_Schema):
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
     label_smoothing: Fraction = 0.0
+    dtype: Literal["float32", "float16"] = "float32"
     schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
 
     @model_validator(mode="after")
@@ -189,13 +200,24 @@ class Config(_Schema):
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits of all that decides a run's outcome, the seed aside."""
-        return _digest(self.model_dump(include={"dataset", "model", "train"}))
+        """Twelve hexadecimal digits of all that decides a run's outcome, the seed aside.
+
+        Where the files are decides nothing. Keys at their defaults are left out, so that a key
+        that is new to the schema leaves earlier results standing.
+        """
+        decides = self.model_dump(include={"dataset", "model", "train"}, exclude_defaults=True)
+        decides["dataset"].pop("root", None)
+        return _digest(decides)
 
     @property
     def model_hash(self) -> str:
         """Twelve hexadecimal digits of all that decides the shapes of the network."""
-        return _digest({"dataset": self.dataset.name, "model": self.model.model_dump()})
+        return _digest(
+            {
+                "dataset": self.dataset.model_dump(include={"name", "classes", "size"}),
+                "model": self.model.model_dump(include={"backbone", "head"}, exclude_defaults=True),
+            }
+        )
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -19,16 +19,18 @@ from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
 from trnet.files import read_json, write_aside
 from trnet.models import (
-    BACKBONES,
     Network,
     ParameterCount,
-    build_network,
     count_head,
+    exchange_head,
+    load_pretrained,
+    make_backbone,
     space_savings,
 )
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint, loop
 from trnet.training.evaluation import Scores, evaluate
+from trnet.training.machines import ALONE, Workers
 from trnet.training.progress import Progress
 
 _PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
@@ -45,19 +47,14 @@ def build(config: Config) -> Network:
     Raises
     ------
     ConfigError
-        For an unknown data set or backbone, or a head that does not fit it.
+        For an unknown data set or network, or a head that does not fit it.
     """
-    where = f"{config.suite}/{config.name}"
-    backbone = config.model.backbone
-    if backbone not in BACKBONES:
-        known = ", ".join(BACKBONES)
-        raise ConfigError(f"{where}: model.backbone: got {backbone!r}; known: {known}")
     dataset = _dataset(config)
-    head = config.model.head.model_dump()
-    try:
-        return build_network(backbone, head, dataset.shape, dataset.classes)
-    except ValueError as error:
-        raise ConfigError(f"{where}: model.head: {error}") from None
+    with _naming(config, "model.backbone"):
+        backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
+    with _naming(config, "model.head"):
+        head = config.model.head.model_dump()
+        return exchange_head(backbone, head, dataset.shape, dataset.classes)
 
 
 def count(config: Config) -> ParameterCount:
@@ -82,6 +79,7 @@ def train(
     runs: Path,
     contexts: list[mx.Context],
     show: bool = True,
+    workers: Workers = ALONE,
 ) -> dict:
     """Train an experiment into its run folder, or go on where an earlier session stopped.
 
@@ -94,6 +92,8 @@ def train(
     contexts : list of Context
     show : bool
         Whether to show progress.
+    workers : Workers
+        Who trains; several share the run folder, in which one of them writes.
 
     Returns
     -------
@@ -107,22 +107,38 @@ def train(
     """
     folder = run_folder(runs, config)
     finished = _earlier_result(folder, config)
+    workers.agree("the config's hash", int(config.hash, 16))
+    workers.agree("the seed", config.seed)
+    workers.agree("the number of results", int(finished is not None))
     if finished is not None:
         return finished
     network = build(config)
     dataset = _dataset(config)
     weights = count_head(network, dataset.shape)
     baseline_weights = count(baseline).weights if baseline else weights.weights
-    source = _load(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    source = _load(config, Shard(workers.index, workers.count))
+    workers.agree("the number of images to train on", source.train_size)
+    workers.agree("the number of images to score", source.validation_size)
     recipe = config.train
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
     label = f"{config.name} seed {config.seed}"
-    with _held(folder), Progress(label, recipe.epochs, images, show) as progress:
-        write_aside(folder / "config.yaml", configs.dump(config))
+    progress = Progress(label, recipe.epochs, images, show and workers.writes)
+    with _held(folder, workers), progress:
+        if workers.writes:
+            write_aside(folder / "config.yaml", configs.dump(config))
         loop.initialize(network, dataset.shape, config.seed, contexts)
+        if config.model.pretrained and checkpoint.latest(folder / "checkpoints") is None:
+            progress.say(_start_trained(network, config))
         metrics = loop.train(
-            network, source, dataset.classes, recipe, config.seed, contexts, folder, progress
+            network,
+            source,
+            dataset.classes,
+            recipe,
+            config.seed,
+            contexts,
+            folder,
+            progress,
+            workers,
         )
     last = metrics[-1]
     result = {
@@ -147,8 +163,10 @@ def train(
         "versions": versions(),
         "processor": processor(contexts),
         "threads": os.environ.get("OMP_NUM_THREADS", "MXNet's default"),
+        "workers": workers.count,
     }
-    write_aside(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    if workers.writes:
+        write_aside(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -210,22 +228,49 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep a run folder for this process while it trains."""
+def _held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
+    """Keep a run folder for these workers while they train; the one that writes holds it."""
+    if not workers.writes:
+        workers.wait()
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder}: another process is training it; wait for its end") from None
+        workers.wait()
         yield
 
 
 def _dataset(config: Config) -> DataSet:
-    if config.dataset.name not in DATASETS:
-        known = ", ".join(DATASETS)
-        where = f"{config.suite}/{config.name}"
-        raise ConfigError(f"{where}: dataset.name: got {config.dataset.name!r}; known: {known}")
-    return DATASETS[config.dataset.name]
+    """What is known of a config's data set, with the classes and the size that it asks for."""
+    wanted = config.dataset
+    with _naming(config, "dataset.name"):
+        if wanted.name not in DATASETS:
+            raise ValueError(f"got {wanted.name!r}; known: {', '.join(DATASETS)}")
+    dataset = DATASETS[wanted.name]
+    for key in ("classes", "size"):
+        value = getattr(wanted, key)
+        if value is not None and not dataset.adjustable:
+            with _naming(config, f"dataset.{key}"):
+                raise ValueError(f"got {value}; {wanted.name} has its own, leave it")
+    channels, height, width = dataset.shape
+    return replace(
+        dataset,
+        classes=wanted.classes or dataset.classes,
+        shape=(channels, wanted.size or height, wanted.size or width),
+    )
+
+
+def _start_trained(network: Network, config: Config) -> str:
+    """Start an initialised network from trained weights; says how its head starts."""
+    dataset, source = _dataset(config), config.model.pretrained
+    with _naming(config, "model.pretrained"):
+        return load_pretrained(
+            network, config.model.backbone, source, dataset.shape, dataset.classes
+        )
 
 
 def _load(config: Config, shard: Shard = WHOLE) -> DataSource:
@@ -260,7 +305,8 @@ def _difference(earlier: Config, config: Config) -> str:
     then, now = (
         _leaves(c.model_dump(include={"dataset", "model", "train"})) for c in (earlier, config)
     )
-    key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
+    keys = [key for key in {**then, **now} if key != "dataset.root"]
+    key = next(key for key in keys if then.get(key) != now.get(key))
     return f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
 
 

@@ -105,6 +105,11 @@ class TRL(TensorBlock):
         )
 
     @property
+    def units(self) -> int:
+        """O, the number of outputs."""
+        return self._units
+
+    @property
     def factorization(self) -> Factorization | None:
         """The form of the weight with its exact rank, or None while ``in_shape`` is not known."""
         return self._factorization

@@ -2,9 +2,10 @@
 
 import trnet.tensor.backend  # noqa: F401  first, as it explains a missing MXNet
 from trnet.models.accounting import ParameterCount, count_head, space_savings
-from trnet.models.backbones import BACKBONES, Backbone
+from trnet.models.backbones import BACKBONES, Backbone, exchangeable, make_backbone, zoo_names
 from trnet.models.heads import HEADS
-from trnet.models.network import Network, build_network
+from trnet.models.network import Network, build_network, exchange_head
+from trnet.models.pretrained import load_pretrained
 
 __all__ = [
     "BACKBONES",
@@ -14,5 +15,10 @@ __all__ = [
     "ParameterCount",
     "build_network",
     "count_head",
+    "exchange_head",
+    "exchangeable",
+    "load_pretrained",
+    "make_backbone",
     "space_savings",
+    "zoo_names",
 ]

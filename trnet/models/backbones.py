@@ -1,34 +1,127 @@
-"""Trunks of networks by name: an image in, the activation tensor out that a head starts from.
+"""Networks without their heads, by name: ours for small images, and GluonCV's.
 
-Adding a network is a line in :data:`BACKBONES`.
+Adding a network is a line in :data:`BACKBONES`; every classification network of GluonCV whose head
+:func:`~trnet.models.tail.take_off_head` understands goes by GluonCV's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import HybridBlock, Parameter, nn
+
+from trnet.models.tail import LINEAR, POOLING, take_off_head
+
+# GluonCV's table also has networks that detect, segment and the like, in other modules.
+# fmt: off
+_ZOO_MODULES = (
+    "alexnet", "cifarresnet", "cifarresnext", "cifarwideresnet", "densenet", "dla", "googlenet",
+    "hrnet", "inception", "mobilenet", "mobilenetv3", "nasnet", "pruned_resnet.resnetv1b_pruned",
+    "residual_attentionnet", "resnest", "resnet", "resnetv1b", "resnext", "senet", "shufflenet",
+    "squeezenet", "vgg", "xception", "yolo.darknet",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its head.
+    """A network without its head, and what is known of that.
 
     Attributes
     ----------
-    trunk : callable
-        Makes the block from images (batch, channels, height, width) to the activation tensor.
+    trunk : HybridBlock
+        From images (batch, channels, height, width) to the activation tensor.
     pooling : bool
         Whether the network's own head starts with global average pooling; else it flattens.
     hidden : tuple of int
         Units of the hidden dense layers in the network's own head.
+    head : sequence of HybridBlock
+        The blocks of the head that was taken off, where there was one.
+    classes : int
+        Class scores that this head gives, or 0.
+    names : dict of str to Parameter
+        Parameters by the names that the whole network's ``save_parameters`` gives them.
     """
 
-    trunk: Callable[[], HybridBlock]
+    trunk: HybridBlock
     pooling: bool
     hidden: tuple[int, ...]
+    head: Sequence[HybridBlock] = ()
+    classes: int = 0
+    names: dict[str, Parameter] = field(default_factory=dict)
+
+
+def make_backbone(name: str, image_shape: tuple[int, int, int], classes: int) -> Backbone:
+    """Make a network of :data:`BACKBONES` or of GluonCV, without its head.
+
+    Parameters
+    ----------
+    name : str
+    image_shape : tuple of int
+        (channels, height, width).
+    classes : int
+        Of the network's own head.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a network whose head is not understood.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]()
+    known = zoo_names()
+    if name not in known:
+        close = difflib.get_close_matches(name, [*BACKBONES, *known], n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(
+            f"got {name!r}; {hint}{', '.join(BACKBONES)}, or one of GluonCV's classification "
+            "networks, as resnet101_v1, would fit"
+        )
+    try:
+        return exchangeable(make_zoo_network(name, classes), image_shape)
+    except ValueError as error:
+        raise ValueError(f"got {name!r}, whose head cannot be exchanged: {error}") from None
+
+
+def exchangeable(network: HybridBlock, image_shape: tuple[int, int, int]) -> Backbone:
+    """Take a classification network's head off; see :func:`~trnet.models.tail.take_off_head`."""
+    names = network._collect_params_with_prefix()
+    trunk, head = take_off_head(network, image_shape)
+    linear = [block for block in head if isinstance(block, LINEAR)]
+    return Backbone(
+        trunk,
+        pooling=any(isinstance(block, POOLING) for block in head),
+        hidden=tuple(_width(block) for block in linear[:-1]),
+        head=head,
+        classes=_width(linear[-1]),
+        names=names,
+    )
+
+
+def zoo_names() -> list[str]:
+    """Names of GluonCV's classification networks."""
+    from gluoncv.model_zoo.model_zoo import _models
+
+    return sorted(
+        name
+        for name, make in _models.items()
+        if make.__module__.partition("model_zoo.")[2] in _ZOO_MODULES
+        and not name.endswith("_s")  # HRNets that segment
+    )
+
+
+def make_zoo_network(name: str, classes: int) -> HybridBlock:
+    """Make a classification network of GluonCV, with a head for some classes; not initialised."""
+    from gluoncv.model_zoo import get_model
+
+    return get_model(name, pretrained=False, classes=classes)
+
+
+def _width(block: HybridBlock) -> int:
+    return block._units if isinstance(block, nn.Dense) else block._channels
 
 
 def small_alexnet() -> HybridBlock:
@@ -67,10 +160,18 @@ def small_resnet(blocks: int) -> HybridBlock:
     return network.features[:-1]  # its last layer is the global average pooling
 
 
-BACKBONES: dict[str, Backbone] = {
-    "small_alexnet": Backbone(small_alexnet, pooling=False, hidden=(512, 512)),
-    "small_vgg2": Backbone(partial(small_vgg, 1, (16, 32)), pooling=False, hidden=(512, 512)),
-    "small_vgg4": Backbone(partial(small_vgg, 2, (32, 64)), pooling=False, hidden=(512, 512)),
-    "small_resnet8": Backbone(partial(small_resnet, 1), pooling=True, hidden=()),
-    "small_resnet20": Backbone(partial(small_resnet, 3), pooling=True, hidden=()),
+def _with_hidden_layers(trunk: Callable[[], HybridBlock]) -> Backbone:
+    return Backbone(trunk(), pooling=False, hidden=(512, 512))
+
+
+def _with_pooling(trunk: Callable[[], HybridBlock]) -> Backbone:
+    return Backbone(trunk(), pooling=True, hidden=())
+
+
+BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "small_alexnet": partial(_with_hidden_layers, small_alexnet),
+    "small_vgg2": partial(_with_hidden_layers, partial(small_vgg, 1, (16, 32))),
+    "small_vgg4": partial(_with_hidden_layers, partial(small_vgg, 2, (32, 64))),
+    "small_resnet8": partial(_with_pooling, partial(small_resnet, 1)),
+    "small_resnet20": partial(_with_pooling, partial(small_resnet, 3)),
 }

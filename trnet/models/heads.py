@@ -14,7 +14,8 @@ from trnet.layers import TCL, TRL
 from trnet.models.backbones import Backbone
 from trnet.tensor.factorization import Rank
 
-_SPATIAL_MODES = (2, 3)
+SPATIAL_MODES = (2, 3)
+_DROPOUT = 0.5
 
 
 def dense_head(
@@ -22,9 +23,9 @@ def dense_head(
     in_shape: tuple[int, ...],
     classes: int,
     hidden: Sequence[int] | None = None,
-    dropout: float = 0.5,
+    dropout: float | None = None,
 ) -> HybridBlock:
-    """The network's own head: pooling or flattening, then dense layers.
+    """The network's own head, or one of its form: pooling or flattening, then dense layers.
 
     Parameters
     ----------
@@ -35,10 +36,16 @@ def dense_head(
     classes : int
     hidden : sequence of int, optional
         Units of the hidden dense layers; by default the backbone's own.
-    dropout : float
-        Behind every hidden layer.
+    dropout : float, optional
+        Behind every hidden layer; by default as in the backbone's own head, or else 0.5.
     """
     head = nn.HybridSequential(prefix="head_")
+    if hidden is None and backbone.classes == classes:
+        head.add(*backbone.head)
+        for block in backbone.head:
+            if isinstance(block, nn.Dropout) and dropout is not None:
+                block._rate = dropout
+        return head
     with head.name_scope():
         head.add(nn.GlobalAvgPool2D() if backbone.pooling else nn.Flatten())
         _add_dense(head, backbone.hidden if hidden is None else hidden, dropout, classes)
@@ -51,7 +58,7 @@ def tcl_head(
     classes: int,
     rank: tuple[int, ...],
     hidden: Sequence[int] | None = None,
-    dropout: float = 0.5,
+    dropout: float | None = None,
     norm: bool = True,
 ) -> HybridBlock:
     """A TCL, then dense layers on the flattened result.
@@ -101,16 +108,17 @@ def trl_head(
         rank,
         in_shape,
         factorization,
-        pooled_modes=_SPATIAL_MODES if starts_pooled else (),
+        pooled_modes=SPATIAL_MODES if starts_pooled else (),
         prefix="head_",
     )
 
 
 def _add_dense(
-    head: nn.HybridSequential, hidden: Sequence[int], dropout: float, classes: int
+    head: nn.HybridSequential, hidden: Sequence[int], dropout: float | None, classes: int
 ) -> None:
+    rate = _DROPOUT if dropout is None else dropout
     for units in hidden:
-        head.add(nn.Dense(units, activation="relu"), nn.Dropout(dropout))
+        head.add(nn.Dense(units, activation="relu"), nn.Dropout(rate))
     head.add(nn.Dense(classes))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mxnet.gluon import HybridBlock
 
-from trnet.models.backbones import BACKBONES
+from trnet.models.backbones import Backbone, make_backbone
 from trnet.models.heads import HEADS
 from trnet.tensor.backend import mx
 
@@ -44,7 +44,7 @@ def build_network(
     Parameters
     ----------
     backbone : str
-        A key of :data:`trnet.models.backbones.BACKBONES`.
+        A key of :data:`trnet.models.backbones.BACKBONES`, or a classification network of GluonCV.
     head : dict
         ``type``, a key of :data:`trnet.models.heads.HEADS`, and that head's arguments.
     image_shape : tuple of int
@@ -59,14 +59,33 @@ def build_network(
     Raises
     ------
     ValueError
-        Where the head does not fit the activation tensor; the message names mode and rank.
+        For an unknown network or one whose head is not understood, and where the head does not
+        fit the activation tensor; the message names mode and rank.
+    """
+    return exchange_head(make_backbone(backbone, image_shape, classes), head, image_shape, classes)
+
+
+def exchange_head(
+    backbone: Backbone, head: dict, image_shape: tuple[int, int, int], classes: int
+) -> Network:
+    """Give a network whose head was taken off another.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        As :func:`~trnet.models.backbones.exchangeable` makes it of any classification network.
+    head, image_shape, classes
+        As in :func:`build_network`.
+
+    Returns
+    -------
+    Network
+        With the backbone's own trunk, whose parameters are as they were.
     """
     arguments = dict(head)
     make_head = HEADS[arguments.pop("type")]
-    trunk = BACKBONES[backbone]
-    features = trunk.trunk()
-    in_shape = output_shape(features, image_shape)
-    return Network(features, make_head(trunk, in_shape, classes, **arguments))
+    in_shape = output_shape(backbone.trunk, image_shape)
+    return Network(backbone.trunk, make_head(backbone, in_shape, classes, **arguments))
 
 
 def output_shape(block: HybridBlock, in_shape: tuple[int, ...]) -> tuple[int, ...]:

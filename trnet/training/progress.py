@@ -43,7 +43,7 @@ class Progress:
         if epochs_done:
             self._bar.update(epochs_done * self._images_per_epoch)
             self._bar.unpause()
-            self._write(f"{self._label}: resumes behind epoch {epochs_done} of {self._epochs}")
+            self.say(f"resumes behind epoch {epochs_done} of {self._epochs}")
 
     def advance(self, images: int) -> None:
         """Count images as trained on."""
@@ -51,12 +51,13 @@ class Progress:
 
     def epoch(self, row: dict) -> None:
         """Show an epoch's metrics."""
-        self._write(
-            f"{self._label}: epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  "
+        self.say(
+            f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  "
             f"loss {row['train_loss']:.4f}  Top-1 {100 * row['top1']:.2f} %  "
             f"Top-5 {100 * row['top5']:.2f} %  {row['images_per_second']:.0f} images/s"
         )
 
-    def _write(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Show a line."""
         if self._show:
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(f"{self._label}: {line}", file=sys.stderr)
