@@ -34,7 +34,22 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # One of the two, never both: mxnet and mxnet-cu112 share a folder and overwrite each other.
         "cpu": ["mxnet==1.9.1"],
+        "cu112": [
+            "mxnet-cu112==1.9.1",
+            # The CUDA 11 and cuDNN 8 that it links, loaded by trnet/tensor/cuda.py.
+            "nvidia-cublas-cu11",
+            "nvidia-cuda-nvrtc-cu11",
+            "nvidia-cuda-runtime-cu11",
+            "nvidia-cudnn-cu11<9",
+            "nvidia-cufft-cu11",
+            "nvidia-curand-cu11",
+            "nvidia-cusolver-cu11",
+            "nvidia-cusparse-cu11",
+            "nvidia-nccl-cu11",
+            "nvidia-nvtx-cu11",
+        ],
         "test": ["hypothesis", "pytest", "ruff==0.17.6"],
     },
 )

@@ -162,6 +162,21 @@ class Broken(MetaPathFinder):
             ["libgomp1", "libgomp.so.1"],
         ),
         ((3, 11, 7), AttributeError(NUMPY_BOOL), ["numpy<1.24"]),
+        (
+            (3, 11, 7),
+            OSError("libcuda.so.1: cannot open shared object file: No such file or directory"),
+            ["no NVIDIA driver (libcuda.so.1)", "pip uninstall mxnet-cu112", "'trnet[cpu]'"],
+        ),
+        (
+            (3, 11, 7),
+            OSError("libcudnn.so.8: cannot open shared object file: No such file or directory"),
+            ["mxnet-cu112 needs NVIDIA's libcudnn.so.8", "pip install 'trnet[cu112]'"],
+        ),
+        (
+            (3, 11, 7),
+            OSError("/site-packages/nvidia/cublas/lib/libcublas.so.11: file too short"),
+            ["mxnet-cu112 needs NVIDIA's libcublas.so.11", "file too short"],
+        ),
         ((3, 11, 7), ModuleNotFoundError("No module named 'mxnet'"), ["mxnet==1.9.1", "pip"]),
     ],
 )
@@ -194,5 +209,5 @@ def test_trnet_alone_imports_no_mxnet(run_python):
     run_python("""
         import sys
         import trnet
-        assert trnet.__version__ and not {"mxnet", "tensorly"} & set(sys.modules)
+        assert trnet.__version__ and not {"mxnet", "tensorly", "trnet.tensor"} & set(sys.modules)
     """)

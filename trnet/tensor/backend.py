@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trnet.errors import MissingStack
+from trnet.tensor import cuda
 
 SUPPORTED_PYTHONS = ((3, 9), (3, 10), (3, 11))
 
@@ -24,11 +25,17 @@ def _explain(error: Exception) -> str:
         return f"MXNet needs the system's libgomp.so.1 (Debian: apt-get install libgomp1): {reason}"
     if isinstance(error, AttributeError):
         return f"MXNet 1.9.1 needs numpy<1.24 (pip install 'numpy==1.23.5'): {reason}"
-    return f"trnet needs MXNet 1.9.1 (pip install 'trnet[cpu]', or 'mxnet==1.9.1'): {reason}"
+    return cuda.explain(reason) or (
+        "trnet needs MXNet 1.9.1 (pip install 'trnet[cpu]' or 'mxnet==1.9.1', with a GPU"
+        f" 'trnet[cu112]'): {reason}"
+    )
 
 
 try:
+    cuda.preload()
     import mxnet as mx
+except MissingStack:
+    raise
 except (ImportError, OSError, AttributeError) as error:
     raise MissingStack(_explain(error)) from error
 
