@@ -105,11 +105,7 @@ class TensorBlock(HybridBlock):
 
         x = prepare(x)
         if F is not mx.nd:
-            # In a trace, whose inputs nobody checks: Reshape compares no sizes in float32 and would
-            # read foreign memory; the shape inference of this operator refuses what does not fit.
-            x = F._internal._identity_with_attr_like_rhs(
-                x, F.Reshape(x, shape=(0, *self._in_shape))
-            )
+            x = _checked_in_trace(F, x, self._in_shape)
         bias = None if bias is None else prepare(bias)
         factors = {name: prepare(factors[name]) for name in self._factor_names()}
         if self._implementation == "fused":
@@ -218,6 +214,20 @@ class TensorBlock(HybridBlock):
 
     def _refuse(self, why: str) -> NoReturn:
         raise ValueError(f"{type(self).__name__} {self.name}: {why}") from None
+
+
+def _checked_in_trace(F, x, in_shape: tuple[int, ...]):
+    """A symbol whose trace takes inputs (batch, I1, …, IN) only; its elements in their order.
+
+    Nobody checks a trace's inputs, and oneDNN's Reshape compares no sizes: it would read foreign
+    memory. But to split a mode into I × 1 (the code -4) the mode has to have the size I. That is
+    done mode by mode from the last, as oneDNN has no more than six, and copies nothing.
+    """
+    for mode, size in reversed(list(enumerate(in_shape, start=1))):
+        behind = len(in_shape) - mode
+        merged = [-3, *[0] * (behind - 1)] if behind else []  # the 1 of the mode split before
+        x = F.Reshape(x, shape=(*[0] * mode, -4, size, 1, *merged))
+    return x
 
 
 class FactorInitializer(mx.init.Initializer):
