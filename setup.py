@@ -50,6 +50,6 @@ setup(
             "nvidia-nccl-cu11",
             "nvidia-nvtx-cu11",
         ],
-        "test": ["hypothesis", "pytest", "ruff==0.17.6"],
+        "test": ["hypothesis", "pytest", "ruff==0.17.6", "scikit-image==0.24.0"],
     },
 )

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trnet import config
 from trnet.data import DATASETS, Request
 from trnet.errors import UserError
 
@@ -96,13 +95,3 @@ def test_a_torn_file_and_wrong_labels_are_named(tmp_path):
     path.write_bytes(b"\x0a" + whole[1:])
     with pytest.raises(UserError, match="labels up to 10; below 10 would fit"):
         load("cifar10", tmp_path)
-
-
-@pytest.mark.parametrize("suite", NAMES)
-def test_configs_count_and_save(suite):
-    from trnet import experiment
-
-    configs = config.load_suite(f"configs/{suite}")
-    weights = {c.name: experiment.count(c).weights for c in configs}
-    for c in configs:
-        assert c.baseline is None or weights[c.name] < 0.8 * weights[c.baseline]

@@ -69,6 +69,34 @@ BROKEN = {
         ["model.backbone", "vgg99", "small_vgg2"],
     ),
     "unknown data set": (text(dataset="dataset: {name: mnits}"), ["dataset.name", "mnits"]),
+    "classes of a set that has its own": (
+        text(dataset="dataset: {name: mnist, classes: 7}"),
+        ["dataset.classes", "7", "mnist"],
+    ),
+    "a size of a set that has its own": (
+        text(dataset="dataset: {name: cifar10, size: 64}"),
+        ["dataset.size", "64", "cifar10"],
+    ),
+    "no classes": (text(dataset="dataset: {name: synthetic, classes: 0}"), ["dataset.classes"]),
+    "a network whose head is not understood": (
+        text(
+            dataset="dataset: {name: synthetic, size: 64}",
+            model="model: {backbone: darknet53, head: {type: dense}}",
+        ),
+        ["model.backbone", "darknet53", "LeakyReLU"],
+    ),
+    "images too small for the network": (
+        text(
+            dataset="dataset: {name: synthetic, size: 32}",
+            model="model: {backbone: resnet18_v1, head: {type: dense}}",
+        ),
+        ["model.backbone", "resnet18_v1", "more than one pixel"],
+    ),
+    "weights of a number": (
+        text(model="model: {backbone: small_vgg2, pretrained: 3, head: {type: dense}}"),
+        ["model.pretrained", "3"],
+    ),
+    "a type nobody computes in": (recipe(dtype="int8"), ["train.dtype", "int8", "float16"]),
     "a word as data set": (text(dataset="dataset: mnist"), ["dataset", "mapping"]),
     "unknown factorization": (
         head("{type: trl, rank: 3, factorization: svd}"),

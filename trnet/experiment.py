@@ -49,7 +49,7 @@ def build(config: Config) -> Network:
     ConfigError
         For an unknown data set or network, or a head that does not fit it.
     """
-    dataset = _dataset(config)
+    dataset = find_dataset(config)
     with _naming(config, "model.backbone"):
         backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
     with _naming(config, "model.head"):
@@ -59,7 +59,7 @@ def build(config: Config) -> Network:
 
 def count(config: Config) -> ParameterCount:
     """Count the parameters of a config's head; no memory is allocated for them."""
-    return count_head(build(config), _dataset(config).shape)
+    return count_head(build(config), find_dataset(config).shape)
 
 
 def check(config: Config, runs: Path) -> None:
@@ -113,7 +113,7 @@ def train(
     if finished is not None:
         return finished
     network = build(config)
-    dataset = _dataset(config)
+    dataset = find_dataset(config)
     weights = count_head(network, dataset.shape)
     baseline_weights = count(baseline).weights if baseline else weights.weights
     source = _load(config, Shard(workers.index, workers.count))
@@ -192,7 +192,7 @@ def score(folder: Path, which: str, contexts: list[mx.Context]) -> tuple[Config,
     network = build(config)
     checkpoint.load_network(path, network, contexts)
     network.hybridize(static_alloc=True)
-    dataset = _dataset(config)
+    dataset = find_dataset(config)
     source = _load(config)
     scores = evaluate(network, source, dataset.classes, config.train.batch_size, contexts)
     return config, checkpoint.load_metrics(path)[-1]["epoch"], scores
@@ -244,7 +244,16 @@ def _held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
         yield
 
 
-def _dataset(config: Config) -> DataSet:
+@contextmanager
+def _naming(config: Config, key: str) -> Iterator[None]:
+    """Name the experiment and the key in what is wrong with the key's value."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{config.suite}/{config.name}: {key}: {error}") from None
+
+
+def find_dataset(config: Config) -> DataSet:
     """What is known of a config's data set, with the classes and the size that it asks for."""
     wanted = config.dataset
     with _naming(config, "dataset.name"):
@@ -266,7 +275,7 @@ def _dataset(config: Config) -> DataSet:
 
 def _start_trained(network: Network, config: Config) -> str:
     """Start an initialised network from trained weights; says how its head starts."""
-    dataset, source = _dataset(config), config.model.pretrained
+    dataset, source = find_dataset(config), config.model.pretrained
     with _naming(config, "model.pretrained"):
         return load_pretrained(
             network, config.model.backbone, source, dataset.shape, dataset.classes
@@ -275,7 +284,7 @@ def _start_trained(network: Network, config: Config) -> str:
 
 def _load(config: Config, shard: Shard = WHOLE) -> DataSource:
     """The images that a config names, or a worker's share of them."""
-    dataset = _dataset(config)
+    dataset = find_dataset(config)
     request = Request(
         config.dataset.root,
         config.dataset.augment,

@@ -1,0 +1,224 @@
+#!/usr/bin/env python
+"""Measure a suite's networks on synthetic batches: images a second, and peak memory.
+
+python benchmarks/networks.py configs/imagenet --batch 8
+
+Each baseline and the experiments that are measured against it take turns, step by step, in one
+process; ratios are of neighbouring turns. Peak memory is that of a process of its own that trains
+for two steps. Beside them stands the throughput of the input pipeline on photographs.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from trnet import config
+from trnet.config import Config
+
+WARM_UP = 2
+MEMORY_STEPS = 2
+PHOTOGRAPHS = 256
+KIB = 1024
+
+
+def main() -> None:
+    """Parse the arguments, measure, and write throughput.md."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("suite", type=Path)
+    arguments.add_argument("--batch", type=int, default=8)
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--results", type=Path, default=Path("results"))
+    options = arguments.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    os.environ["OMP_NUM_THREADS"] = str(cores)  # MXNet's own default is half of them
+    configs = config.load_suite(options.suite)
+    rows = []
+    for baseline in [c for c in configs if c.baseline is None]:
+        group = [baseline, *(c for c in configs if c.baseline == baseline.name)]
+        turns = in_own_process(take_turns, group, options.batch, options.rounds)
+        memory = [in_own_process(peak_memory, c, options.batch) for c in group]
+        rows += [
+            {"name": c.name, "baseline": baseline.name, "memory": m, **t}
+            for c, m, t in zip(group, memory, turns)
+        ]
+        print(f"measured {', '.join(c.name for c in group)}", flush=True)
+    pipeline = in_own_process(pipeline_throughput, cores)
+    folder = options.results / configs[0].suite
+    folder.mkdir(parents=True, exist_ok=True)
+    command = f"python benchmarks/networks.py {options.suite} --batch {options.batch}"
+    path = folder / "throughput.md"
+    path.write_text(report(rows, pipeline, command, options, cores), encoding="utf-8")
+    print(f"Written to {path}")
+
+
+def in_own_process(function: Callable, *arguments):
+    """Call a function in a process that starts with it and ends with it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def take_turns(configs: Sequence[Config], batch: int, rounds: int) -> list[dict]:
+    """Seconds of training steps and of forwards, a list a config, measured turn by turn."""
+    import mxnet as mx
+
+    steps = [make_steps(c, batch) for c in configs]
+    seconds = [{"train": [], "forward": []} for _ in configs]
+    for turn in range(WARM_UP + rounds):
+        for kind in ("train", "forward"):
+            for of_one, into in zip(steps, seconds):
+                begin = time.perf_counter()
+                of_one[kind]()
+                mx.nd.waitall()
+                if turn >= WARM_UP:
+                    into[kind].append(time.perf_counter() - begin)
+    return seconds
+
+
+def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
+    """A training step and a forward of an experiment, on one synthetic batch."""
+    import mxnet as mx
+
+    from trnet import experiment
+    from trnet.training import loop
+
+    contexts, recipe = [mx.cpu()], chosen.train
+    dataset = experiment.find_dataset(chosen)
+    network = experiment.build(chosen)
+    loop.initialize(network, dataset.shape, chosen.seed, contexts)
+    network.hybridize(static_alloc=True, static_shape=True)
+    trainer = loop.make_trainer(network, recipe)
+    loss = loop.make_loss(recipe.label_smoothing, dataset.classes)
+    images = mx.nd.random.normal(shape=(batch, *dataset.shape))
+    labels = mx.nd.array(np.arange(batch) % dataset.classes)
+
+    def rate(step: int) -> float:
+        return 1e-4
+
+    def train() -> None:
+        loop.train_step(network, trainer, loss, rate, contexts, batch, 0, (images, labels))
+
+    return {"train": train, "forward": lambda: network(images)}
+
+
+def peak_memory(chosen: Config, batch: int) -> float:
+    """MiB that a process takes at its peak to train for some steps."""
+    import mxnet as mx
+
+    step = make_steps(chosen, batch)["train"]
+    for _ in range(MEMORY_STEPS):
+        step()
+        mx.nd.waitall()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB
+
+
+def pipeline_throughput(threads: int) -> list[dict]:
+    """Images a second that the ImageNet pipelines give, from records and from a folder."""
+    from trnet.data import DATASETS, Request
+    from trnet.data.records import prepare
+
+    dataset = DATASETS["imagenet"]
+    with tempfile.TemporaryDirectory() as name:
+        folder, records = Path(name) / "folder", Path(name) / "records"
+        for part in ("train", "val"):
+            write_photographs(folder / part)
+            prepare(folder / part, records / part, jobs=threads, show=False)
+        rows = []
+        for form, root in (("RecordIO", records), ("folder", folder)):
+            request = Request(str(root), True, 2, dataset.shape, threads)
+            source = dataset.load(request)
+            for kind, epoch in (
+                ("training", lambda source=source: source.train(32, (0, 1))),
+                ("evaluation", lambda source=source: source.validation(32)),
+            ):
+                rows.append({"form": form, "kind": kind, "images": best_rate(epoch)})
+    return rows
+
+
+def best_rate(epoch: Callable, rounds: int = 3) -> float:
+    """Images a second of the fastest of some epochs, its first batch left out as a start."""
+    rates = []
+    for _ in range(rounds):
+        batches = iter(epoch())
+        next(batches)[0].wait_to_read()
+        begin, images = time.perf_counter(), 0
+        for batch, _ in batches:
+            batch.wait_to_read()
+            images += len(batch)
+        rates.append(images / (time.perf_counter() - begin))
+    return max(rates)
+
+
+def write_photographs(folder: Path) -> None:
+    """Photographs of ImageNet's usual size, 500×375, cut from scikit-image's, in two classes."""
+    from PIL import Image
+    from skimage import data
+
+    photographs = [Image.fromarray(f()) for f in (data.astronaut, data.coffee, data.chelsea)]
+    rng = np.random.default_rng(0)
+    for i in range(PHOTOGRAPHS):
+        photograph = photographs[i % len(photographs)]
+        width = int(rng.integers(200, min(photograph.width, photograph.height * 4 // 3)))
+        left = int(rng.integers(photograph.width - width + 1))
+        upper = int(rng.integers(photograph.height - width * 3 // 4 + 1))
+        box = (left, upper, left + width, upper + width * 3 // 4)
+        path = folder / f"class{i % 2}" / f"{i:04d}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photograph.resize((500, 375), Image.BICUBIC, box).save(path, quality=90)
+
+
+def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options, cores) -> str:
+    """Lay out the measurements in Markdown."""
+    import tabulate
+
+    from trnet import experiment
+    from trnet.tensor.backend import mx
+
+    networks = []
+    for row in rows:
+        base = next(r for r in rows if r["name"] == row["baseline"])
+        cells = {"Experiment": row["name"]}
+        for kind, heading in (("train", "Training"), ("forward", "Inference")):
+            cells[f"{heading}, images/s"] = f"{options.batch / median(row[kind]):.1f}"
+            cells[f"{heading}, × baseline"] = against(base[kind], row[kind])
+        cells["Peak memory, MiB"] = f"{row['memory']:.0f}"
+        cells["Memory, × baseline"] = f"{row['memory'] / base['memory']:.2f}"
+        networks.append(cells)
+    pipes = [
+        {"Form": r["form"], "For": r["kind"], "images/s": f"{r['images']:.0f}"} for r in pipeline
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in experiment.versions().items())
+    return "\n\n".join(
+        [
+            f"# {options.suite.name}: throughput on this machine",
+            tabulate.tabulate(networks, headers="keys", tablefmt="pipe", disable_numparse=True),
+            f"Synthetic batches of {options.batch}, float32, medians of {options.rounds} turns; "
+            "× baseline is the median ratio of images a second in neighbouring turns, with the "
+            "range of all in brackets. Inference is a hybridized forward. Peak memory is that of "
+            f"a process that trains for {MEMORY_STEPS} steps, with Python and MXNet.",
+            "## The input pipeline",
+            tabulate.tabulate(pipes, headers="keys", tablefmt="pipe", disable_numparse=True),
+            f"JPEG photographs of 500×375 to 224×224, {cores} threads, batches of 32, best of 3.",
+            f"Measured by `{command}` on {experiment.processor([mx.cpu()])}; {versions}.\n",
+        ]
+    )
+
+
+def against(baseline: Sequence[float], seconds: Sequence[float]) -> str:
+    """How many times the baseline's speed, by neighbouring turns."""
+    ratios = [b / s for b, s in zip(baseline, seconds)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+if __name__ == "__main__":
+    main()
