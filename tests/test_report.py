@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ def runs(configs):
 def published(tmp_path):
     path = tmp_path / "published.yaml"
     path.write_text(
+        "sources: {talk: A talk by the authors}\n"
         "toy:\n  base: {source: talk, top1: 77.1, top5: 93.4, space_savings: 0.0}\n"
         "  small: {source: talk, top1: 76.0, space_savings: 70.1}\n"
         "  tiny: {source: talk, top1_change: -0.6, note: a guess of ours}\n"
@@ -120,6 +122,7 @@ def test_table(form, with_published, configs, runs, published):
         pipes = {line.count("|") for line in laid_out.splitlines() if line.startswith("|")}
         assert len(pipes) == 1
     if form == "latex":
+        assert re.search(r"(?<!\\)[_%&#]", laid_out.partition("bottomrule")[2]) is None
         assert "\\toprule" in laid_out and "\\bottomrule" in laid_out
 
 
@@ -148,6 +151,14 @@ def test_plot_shows_measured_and_published(configs, runs, published, tmp_path):
 def test_nothing_to_plot_is_said(configs, tmp_path):
     with pytest.raises(UserError, match="nothing to plot"):
         plot_rank_accuracy(summarise(configs, WEIGHTS, [], {}), "toy", tmp_path / "plot.png")
+    assert not list(tmp_path.glob("plot*"))
+
+
+@pytest.mark.parametrize("name", ["plot", "plot.txt", "plot.xls"])
+def test_a_plot_of_no_known_form_is_refused(name, configs, runs, published, tmp_path):
+    rows = summarise(configs, WEIGHTS, runs, published)
+    with pytest.raises(UserError, match=r"^[^\n]*\.png[^\n]*$"):
+        plot_rank_accuracy(rows, "toy", tmp_path / name)
     assert not list(tmp_path.glob("plot*"))
 
 
@@ -180,7 +191,7 @@ def test_tabulate_imports_no_mxnet(tmp_path):
 
 def test_every_published_number_has_a_source():
     published = read_published(ROOT / "results/published.yaml", "imagenet")
-    assert all(p.source in ("talk", "tcl", "trl") for p in published.values())
+    assert all("Kossaifi" in p.source for p in published.values())
     assert published["resnet101_trl_150"].top1 == 76.0
 
 
@@ -211,6 +222,7 @@ def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys)
         ("results/published.yaml", "toy: {base: [1, 2]}"),
         ("results/published.yaml", "toy: {base: {top9: 1}}"),
         ("results/published.yaml", "toy: [1"),
+        ("results/published.yaml", "toy: {base: {source: hearsay}}"),
         ("runs/toy/base/seed0/result.json", ""),
     ],
 )

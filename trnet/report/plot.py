@@ -11,6 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.backend_bases import FigureCanvasBase
 
 from trnet.errors import UserError
 from trnet.report.summary import Row
@@ -44,7 +45,7 @@ def plot_rank_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
     Raises
     ------
     UserError
-        Where no accuracy is known, published or measured.
+        Where no accuracy is known, published or measured, or matplotlib knows no such file.
     """
     baselines = [row for row in rows if row.baseline is None]
     heads = sorted((row for row in rows if row.baseline), key=lambda row: row.space_savings)
@@ -52,6 +53,9 @@ def plot_rank_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
     if not heads:
         raise UserError("nothing to plot: no experiment of the suite has a Top-1 yet")
     places = {row.name: place for place, row in enumerate(heads)}
+    forms = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in forms:
+        raise UserError(f"{path}: got {path.suffix!r}; one of .{', .'.join(forms)} would fit")
     figure, axes = plt.subplots(figsize=(max(7.0, 0.95 * len(heads) + 2.0), 5.2))
     for row in baselines:
         _draw_baseline(axes, row, several=len(baselines) > 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -31,7 +31,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Published:
-    """What the authors give for an experiment, in percent; None for what they do not."""
+    """What the authors give for an experiment, in percent; None for what they do not.
+
+    ``source`` is where: the reference as it is printed under the table.
+    """
 
     top1: float | None = None
     top5: float | None = None
@@ -131,7 +134,11 @@ def read_published(path: Path, suite: str) -> dict[str, Published]:
         return {}
     content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     try:
-        return {name: Published(**values) for name, values in content.get(suite, {}).items()}
+        found = {name: Published(**values) for name, values in content.get(suite, {}).items()}
+        sources = {None: None, **content.get("sources", {})}
+        return {name: replace(p, source=sources[p.source]) for name, p in found.items()}
+    except KeyError as error:
+        raise UserError(f"{path}: sources: {error} is missing, and {suite} refers to it") from None
     except (AttributeError, TypeError) as error:
         raise UserError(
             f"{path}: {suite}: is not experiments with what is published: {error}"

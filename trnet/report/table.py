@@ -14,6 +14,7 @@ from trnet.report.summary import Measurement, Row
 NOT_MEASURED = "not measured"
 FORMATS = ("terminal", "md", "csv", "latex")
 tabulate.MIN_PADDING = 0  # a terminal has 80 columns
+_LATEX = str.maketrans({character: f"\\{character}" for character in "_%&#$"})
 _TABULATE = {"terminal": "simple", "md": "pipe", "latex": "latex_booktabs"}
 
 
@@ -41,6 +42,8 @@ def table(rows: Sequence[Row], form: str = "terminal") -> str:
     notes = _notes(rows, has_published)
     if form == "terminal":
         notes = [textwrap.fill(note, 80) for note in notes]
+    if form == "latex":
+        notes = [note.translate(_LATEX) + r" \\" for note in notes]
     return "\n".join([laid_out, "", *notes])
 
 
@@ -80,7 +83,9 @@ def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
         notes.append(f"Measured: mean ± standard deviation over {over} seeds.")
     if has_published and any(row.published.top1_change is not None for row in rows):
         notes.append("In brackets: the change of Top-1 in points, where no more is published.")
-    return notes + [f"{row.name}: {row.published.note}." for row in rows if row.published.note]
+    notes += [f"{row.name}: {row.published.note}." for row in rows if row.published.note]
+    sources = dict.fromkeys(row.published.source for row in rows if row.published.source)
+    return notes + [f"Published: {source}." for source in sources]
 
 
 def _csv(rows: Sequence[Row]) -> str:
