@@ -33,6 +33,7 @@ setup(
         "ruamel.yaml",
         "tabulate",
         "tqdm",
+        "typing_extensions",
     ],
     extras_require={
         # One of the two, never both: mxnet and mxnet-cu112 share a folder and overwrite each other.

@@ -219,6 +219,11 @@ def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys)
     [
         ("results/toy/parameters.json", "{"),
         ("results/toy/runs.json", "[{]"),
+        ("results/toy/parameters.json", "[]"),
+        ("results/toy/parameters.json", '{"base": {"weights": 3}}'),
+        ("results/toy/runs.json", '{"runs": []}'),
+        ("results/toy/runs.json", '[{"name": "base", "seed": "first"}]'),
+        ("runs/toy/base/seed0/result.json", "3"),
         ("results/published.yaml", "toy: {base: [1, 2]}"),
         ("results/published.yaml", "toy: {base: {top9: 1}}"),
         ("results/published.yaml", "toy: [1"),

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from trnet.errors import UserError
 
 
@@ -20,15 +23,51 @@ def write_aside(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def read_json(path: Path) -> Any:
+class Result(TypedDict):
+    """What of a run's ``result.json`` the tables need; it holds more."""
+
+    name: str
+    seed: int
+    config_hash: str
+    top1: float
+    top5: float
+
+
+class Epoch(TypedDict):
+    """What of an epoch's metrics a training that goes on needs; they are more."""
+
+    epoch: int
+    top1: float
+
+
+class Head(TypedDict):
+    """What is noted of a head that was counted."""
+
+    model_hash: str
+    weights: int
+
+
+def read_json(path: Path, form: Any) -> Any:
     """Read a JSON file of ours.
+
+    Parameters
+    ----------
+    path : Path
+    form : type
+        Its structure, as ``dict[str, Head]``; keys that this does not name are left as they are.
 
     Raises
     ------
     UserError
-        Where it cannot be read, or is no longer JSON.
+        Where it cannot be read, is no longer JSON, or is of another structure.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        TypeAdapter(form).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}; it was changed or damaged") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+    return content

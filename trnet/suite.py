@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trnet.config import Config
 from trnet.errors import UserError
-from trnet.files import read_json, write_aside
+from trnet.files import Head, read_json, write_aside
 from trnet.report import summary, table
 from trnet.report.summary import Row
 
@@ -27,7 +27,7 @@ def head_weights(configs: Sequence[Config], results: Path) -> dict[str, int]:
     ``results/<suite>/parameters.json``, under the hash of what decides it.
     """
     path = results / configs[0].suite / "parameters.json"
-    noted = read_json(path) if path.is_file() else {}
+    noted = read_json(path, dict[str, Head]) if path.is_file() else {}
     missing = [c for c in configs if noted.get(c.name, {}).get("model_hash") != c.model_hash]
     if missing:
         from trnet import experiment

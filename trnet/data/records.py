@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from tqdm import tqdm
 
 from trnet.errors import UserError
@@ -116,6 +116,8 @@ class Undecodable(Exception):
 @contextmanager
 def decoding() -> Iterator[None]:
     """Make one kind of error of the many that Pillow's decoders raise for damaged bytes."""
+    # GluonCV, once imported, has Pillow fill up what is missing of any image of the process.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         yield
     except UnidentifiedImageError:
@@ -335,7 +337,7 @@ class _Work:
             digest.update(os.fsencode(f"{file}\t{(self.source / file).stat().st_size}\n"))
         made_of = {"files": digest.hexdigest(), "resize": self.resize, "quality": self.quality}
         note = self.beside("json.partial")
-        begun = read_json(note) if note.exists() else {}
+        begun = read_json(note, dict[str, Any]) if note.exists() else {}
         if not rec_partial.stat().st_size:
             write_aside(note, json.dumps(made_of) + "\n")
         elif begun != made_of:

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from trnet.config import Config, DenseHead, TCLHead, parse_yaml
 from trnet.errors import UserError
-from trnet.files import read_json
+from trnet.files import Result, read_json
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,9 @@ def summarise(
 def read_runs(runs: Path, results: Path, suite: str) -> list[dict]:
     """Results of a suite: those in its run folders, and those noted in ``results`` beside them."""
     noted = results / suite / "runs.json"
-    found = read_json(noted) if noted.is_file() else []
-    found += [read_json(path) for path in (runs / suite).glob("*/seed*/result.json")]
+    found = read_json(noted, list[Result]) if noted.is_file() else []
+    paths = (runs / suite).glob("*/seed*/result.json")
+    found += [read_json(path, Result) for path in paths]
     latest = {(run["name"], run["seed"], run["config_hash"]): run for run in found}
     return [latest[key] for key in sorted(latest)]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from mxnet.gluon import HybridBlock, Trainer
 
 from trnet.errors import UserError
-from trnet.files import read_json
+from trnet.files import Epoch, read_json
 
 _PREFIX = "epoch-"
 _NAME = re.compile(_PREFIX + r"\d{4,}")  # anything else in the folder is the user's
@@ -60,7 +60,7 @@ def best(folder: Path) -> Path | None:
 
 def load_metrics(checkpoint: Path) -> list[dict]:
     """Metrics of every epoch up to a checkpoint's."""
-    return read_json(checkpoint / "state.json")
+    return read_json(checkpoint / "state.json", list[Epoch])
 
 
 def load_network(checkpoint: Path, network: HybridBlock, contexts: list) -> None:
