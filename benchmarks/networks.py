@@ -106,7 +106,9 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
         return 1e-4
 
     def train() -> None:
-        loop.train_step(network, trainer, loss, rate, contexts, batch, 0, (images, labels))
+        loop.train_step(
+            network, trainer, loss, rate, contexts, batch, "float32", 0, (images, labels)
+        )
 
     return {"train": train, "forward": lambda: network(images)}
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mxnet as mx
@@ -20,7 +22,8 @@ from trnet.data.arrays import Part, from_arrays, shift_and_flip
 from trnet.errors import UserError
 from trnet.layers import TRL
 from trnet.training import checkpoint, loop
-from trnet.training.evaluation import evaluate, split
+from trnet.training.evaluation import Scores, evaluate, split
+from trnet.training.machines import Workers
 from trnet.training.progress import Progress
 from trnet.training.schedule import learning_rate
 
@@ -126,6 +129,17 @@ def test_evaluation_counts_every_image_once(blobs):
             np.testing.assert_allclose(found.loss, -logs[np.arange(13), labels].mean(), rtol=1e-5)
 
 
+def test_a_worker_without_images_gets_the_others_scores(blobs):
+    class Second(Workers):
+        def sum(self, values):
+            return np.add(values, [3, 4, 2.0, 4])  # the first's hits, loss and images
+
+    network = small_network()
+    loop.initialize(network, (1, 4, 4), 0, CPU)
+    empty = replace(blobs, validation=lambda batch_size: iter(()))
+    assert evaluate(network, empty, 3, 4, CPU, Second(1, 2)) == Scores(0.75, 1.0, 0.5)
+
+
 def test_a_batch_splits_unevenly_and_loses_nothing():
     contexts = [mx.cpu(i) for i in range(4)]
     for size in (1, 3, 4, 7, 10):
@@ -142,13 +156,40 @@ def test_training_learns(blobs, tmp_path):
     assert [row["epoch"] for row in metrics] == list(range(1, 13))
 
 
-def test_two_devices_do_what_one_does(blobs, tmp_path):
+@pytest.mark.parametrize("n_devices, batch_size", [(2, 7), (3, 8)])
+def test_several_devices_do_what_one_does(blobs, tmp_path, n_devices, batch_size):
     networks = [small_network(), small_network()]
-    run(networks[0], blobs, tmp_path / "one", recipe(batch_size=7))
-    two = [mx.cpu(0), mx.cpu(1)]
-    run(networks[1], blobs, tmp_path / "two", recipe(batch_size=7), contexts=two)
+    settings = recipe(batch_size=batch_size)
+    run(networks[0], blobs, tmp_path / "one", settings)
+    several = [mx.cpu(i) for i in range(n_devices)]
+    run(networks[1], blobs, tmp_path / "several", settings, contexts=several)
     for one, other in zip(*map(parameters, networks)):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_is_at_least_an_image_for_each_device(blobs, tmp_path):
+    with pytest.raises(UserError, match=r"train\.batch_size: got 2 images; at least 3 would fit"):
+        run(
+            small_network(),
+            blobs,
+            tmp_path,
+            recipe(batch_size=2),
+            contexts=[mx.cpu(i) for i in range(3)],
+        )
+
+
+def test_devices_share_running_statistics(blobs, tmp_path):
+    """What is scored is the network that is saved, though each device normalises its own images."""
+    network = small_network()
+    network.add(nn.BatchNorm())
+    metrics = run(network, blobs, tmp_path, contexts=[mx.cpu(0), mx.cpu(1)])
+    for parameter in network.collect_params(".*running").values():
+        first, second = (array.asnumpy() for array in parameter.list_data())
+        assert (first == second).all() and first.any()
+    saved = small_network()
+    saved.add(nn.BatchNorm())
+    checkpoint.load_network(checkpoint.latest(tmp_path / "checkpoints"), saved, CPU)
+    assert evaluate(saved, blobs, 3, 8, CPU).loss == pytest.approx(metrics[-1]["loss"], rel=1e-5)
 
 
 def test_a_run_goes_on_bit_for_bit(blobs, tmp_path):
@@ -314,3 +355,46 @@ def test_a_checkpoint_scores_as_its_epoch_did(finished):
         scored, epoch, scores = experiment.score(folder, which, CPU)
         assert (scored, epoch) == (chosen, 1)
         assert scores.top1 == result["top1"] and scores.loss == pytest.approx(result["loss"])
+
+
+CONSTANT = StepSchedule(type="step", milestones=[99])
+
+
+def half_network() -> TRL:
+    return TRL(3, (1, 3, 3, 3), prefix="half_")
+
+
+def test_half_precision_trains_with_its_loss_and_its_weights_in_single(blobs, tmp_path):
+    """A layer that computes in float16 learns what one in float32 does, and goes on as itself."""
+    settings = recipe(epochs=6, learning_rate=0.05, schedule=CONSTANT)
+    single = run(half_network(), blobs, tmp_path / "single", settings)
+    halves = {}
+    for name, stops in (("whole", [6]), ("parts", [2, 6])):
+        for epochs in stops:
+            network, half = half_network(), settings.model_copy(update={"dtype": "float16"})
+            loop.initialize(network, (1, 4, 4), 0, CPU, "float16")
+            progress = Progress("test", epochs, 40, show=False)
+            part = half.model_copy(update={"epochs": epochs})
+            folder = tmp_path / name
+            metrics = loop.train(network, blobs, 3, part, 0, CPU, folder, progress)
+        halves[name] = metrics, parameters(network)
+    for one, other in zip(*(halves[name][1] for name in halves)):
+        assert one.dtype == np.float16
+        np.testing.assert_array_equal(one, other)
+    losses = [[row["train_loss"] for row in m] for m in (single, halves["whole"][0])]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert losses[0][-1] < 0.5 * losses[0][0]
+    states = pickle.loads((tmp_path / "whole/checkpoints/epoch-0006/trainer.states").read_bytes())
+    master = [state[1] for state in states.values()]
+    assert master and all(weight.dtype == np.float32 for weight in master)
+    again = half_network()
+    loop.initialize(again, (1, 4, 4), 0, CPU)
+    checkpoint.load_network(tmp_path / "whole/checkpoints/epoch-0006", again, CPU)
+    assert parameters(again)[0].dtype == np.float32  # as evaluate.py scores it on a CPU
+
+
+def test_half_precision_on_a_cpu_is_refused(tmp_path):
+    chosen = config.load(CONFIG, ["train.dtype=float16"])
+    with pytest.raises(UserError, match=r"^mnist/\S+: train\.dtype: got float16 on a CPU[^\n]*$"):
+        experiment.train(chosen, None, tmp_path, CPU)
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from trnet import config as configs
 from trnet.config import Config
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
-from trnet.files import read_json, write_aside
+from trnet.files import Result, read_json, write_aside
 from trnet.models import (
     Network,
     ParameterCount,
@@ -105,6 +105,11 @@ def train(
     UserError
         For what is wrong with the config, the data or the run folder, before anything is written.
     """
+    if config.train.dtype == "float16" and contexts[0].device_type == "cpu":
+        raise UserError(
+            f"{config.suite}/{config.name}: train.dtype: got float16 on a CPU, for which MXNet has "
+            "no float16 products; --devices gpu:0, or float32, would fit"
+        )
     folder = run_folder(runs, config)
     finished = _earlier_result(folder, config)
     workers.agree("the config's hash", int(config.hash, 16))
@@ -122,11 +127,11 @@ def train(
     recipe = config.train
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
     label = f"{config.name} seed {config.seed}"
-    progress = Progress(label, recipe.epochs, images, show and workers.writes)
-    with _held(folder, workers), progress:
+    show = show and workers.writes
+    with _held(folder, workers), Progress(label, recipe.epochs, images, show) as progress:
         if workers.writes:
             write_aside(folder / "config.yaml", configs.dump(config))
-        loop.initialize(network, dataset.shape, config.seed, contexts)
+        loop.initialize(network, dataset.shape, config.seed, contexts, recipe.dtype)
         if config.model.pretrained and checkpoint.latest(folder / "checkpoints") is None:
             progress.say(_start_trained(network, config))
         metrics = loop.train(
@@ -306,7 +311,7 @@ def _earlier_result(folder: Path, config: Config) -> dict | None:
                 "another --runs, or the folder removed, would fit"
             )
     path = folder / "result.json"
-    return read_json(path) if path.is_file() else None
+    return read_json(path, Result) if path.is_file() else None
 
 
 def _difference(earlier: Config, config: Config) -> str:

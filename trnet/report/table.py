@@ -80,7 +80,8 @@ def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
     notes = ["All in percent; savings count the weights of the head, biases aside."]
     if seeds:
         over = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
-        notes.append(f"Measured: mean ± standard deviation over {over} seeds.")
+        several = f"mean ± standard deviation over {over} seeds"
+        notes.append(f"Measured: {several if seeds[-1] > 1 else 'one seed'}.")
     if has_published and any(row.published.top1_change is not None for row in rows):
         notes.append("In brackets: the change of Top-1 in points, where no more is published.")
     notes += [f"{row.name}: {row.published.note}." for row in rows if row.published.note]

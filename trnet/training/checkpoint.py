@@ -64,10 +64,10 @@ def load_metrics(checkpoint: Path) -> list[dict]:
 
 
 def load_network(checkpoint: Path, network: HybridBlock, contexts: list) -> None:
-    """Load a checkpoint's parameters onto devices."""
+    """Load a checkpoint's parameters onto devices, in the network's own dtypes."""
     path = checkpoint / "network.params"
     with _loading(path):
-        network.load_parameters(str(path), ctx=contexts)
+        network.load_parameters(str(path), ctx=contexts, cast_dtype=True)
 
 
 def load_trainer(checkpoint: Path, trainer: Trainer) -> None:

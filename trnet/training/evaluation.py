@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from mxnet import gluon
 from mxnet.gluon import HybridBlock
 
 from trnet.data import DataSource
 from trnet.tensor.backend import mx
+from trnet.training.machines import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,28 @@ def evaluate(
     classes: int,
     batch_size: int,
     contexts: list[mx.Context],
+    workers: Workers = ALONE,
+    dtype: str = "float32",
 ) -> Scores:
-    """Score a network on every validation image exactly once."""
+    """Score a network of a dtype on every validation image once, each worker on its share."""
     top1, top5 = mx.metric.Accuracy(), mx.metric.TopKAccuracy(top_k=min(5, classes))
     cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
-    losses: list[np.ndarray] = []
+    loss = 0.0
     for batch in source.validation(batch_size):
         images, labels = (split(array, contexts) for array in batch)
-        scores = [network(part) for part in images]
+        scores = [class_scores(network, part, dtype) for part in images]
         for metric in (top1, top5):
             metric.update(labels, scores)
-        losses += [cross_entropy(s, part).asnumpy() for s, part in zip(scores, labels)]
-    return Scores(top1.get()[1], top5.get()[1], float(np.mean(np.concatenate(losses))))
+        losses = [cross_entropy(s, part) for s, part in zip(scores, labels)]
+        loss += sum(part.asnumpy().sum(dtype="float64") for part in losses)
+    own = [top1.sum_metric, top5.sum_metric, loss, top1.num_inst]
+    *totals, n_images = workers.sum(own).tolist()
+    return Scores(*(total / n_images for total in totals))
+
+
+def class_scores(network: HybridBlock, images: mx.nd.NDArray, dtype: str) -> mx.nd.NDArray:
+    """Class scores in float32, in which losses are taken, of a network that has another dtype."""
+    return network(images.astype(dtype, copy=False)).astype("float32", copy=False)
 
 
 def split(array: mx.nd.NDArray, contexts: list[mx.Context]) -> list[mx.nd.NDArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -20,22 +21,34 @@ from trnet.errors import UserError
 from trnet.files import write_aside
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint
-from trnet.training.evaluation import evaluate, split
+from trnet.training.evaluation import class_scores, evaluate, split
+from trnet.training.machines import ALONE, Workers
 from trnet.training.progress import Progress
 from trnet.training.schedule import learning_rate
 
 _NOT_DECAYED = ("bias", "gamma", "beta")
 
 
-def initialize(network: HybridBlock, image_shape, seed: int, contexts: list[mx.Context]) -> None:
-    """Draw a network's initial parameters, as the seed decides."""
+def initialize(
+    network: HybridBlock,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    contexts: list[mx.Context],
+    dtype: str = "float32",
+) -> None:
+    """Draw a network's initial parameters, as the seed decides, and have it compute in a dtype."""
     mx.random.seed(seed)
     network.infer_shape(mx.nd.zeros((1, *image_shape)))
     network.initialize(mx.init.MSRAPrelu(slope=0), ctx=contexts)
+    if dtype != "float32":
+        network.cast(dtype)
 
 
-def make_trainer(network: HybridBlock, recipe: Train) -> gluon.Trainer:
-    """SGD with momentum; weight decay on weights, cores and factors only."""
+def make_trainer(network: HybridBlock, recipe: Train, workers: Workers = ALONE) -> gluon.Trainer:
+    """SGD with momentum, of gradients that are summed over devices and workers.
+
+    Weight decay is on weights, cores and factors only.
+    """
     parameters = network.collect_params()
     for name, parameter in parameters.items():
         if name.endswith(_NOT_DECAYED):
@@ -44,8 +57,16 @@ def make_trainer(network: HybridBlock, recipe: Train) -> gluon.Trainer:
         "learning_rate": recipe.learning_rate,
         "momentum": recipe.momentum,
         "wd": recipe.weight_decay,
+        "multi_precision": recipe.dtype == "float16",  # float32 copies of the weights
     }
-    return gluon.Trainer(parameters, "sgd", settings)
+    # Updates in the worker: servers would keep the first learning rate, and the momentum.
+    trainer = gluon.Trainer(
+        parameters, "sgd", settings, kvstore=workers.kvstore, update_on_kvstore=False
+    )
+    # This makes workers start from the same parameters, now. By itself the trainer does so in its
+    # first step, where MXNet lets the first gradients overtake the parameters that others wait for.
+    trainer.save_states(os.devnull)
+    return trainer
 
 
 def make_loss(label_smoothing: float, classes: int) -> Callable:
@@ -71,24 +92,28 @@ def train(
     contexts: list[mx.Context],
     folder: Path,
     progress: Progress,
+    workers: Workers = ALONE,
 ) -> list[dict]:
     """Train an initialised network, from the folder's last checkpoint where it has one.
 
     A run that was stopped at any moment and started again ends bit for bit as one that was not:
-    every epoch's order, augmentation and dropout follow from the seed and the epoch.
+    every epoch's order, augmentation and dropout follow from the seed and the epoch. Several
+    workers, each with its part of every batch, train the network that one would, to rounding.
 
     Parameters
     ----------
     network : HybridBlock
     source : DataSource
+        The worker's.
     classes : int
     recipe : Train
     seed : int
     contexts : list of Context
-        Devices; a batch is spread over them.
+        Devices; the worker's part of a batch is spread over them.
     folder : Path
-        The run folder: gets ``metrics.jsonl`` and ``checkpoints/``.
+        The run folder: gets ``metrics.jsonl`` and ``checkpoints/``, from one of the workers.
     progress : Progress
+    workers : Workers
 
     Returns
     -------
@@ -98,9 +123,16 @@ def train(
     Raises
     ------
     UserError
-        Where the loss is no longer finite.
+        Where the loss is no longer finite, a batch is too small for its workers and devices, or
+        workers find different checkpoints.
     """
-    trainer = make_trainer(network, recipe)
+    batch_size = min(recipe.batch_size, source.train_size)
+    if batch_size // workers.count < len(contexts):
+        raise UserError(
+            f"train.batch_size: got {batch_size} images; at least {workers.count * len(contexts)} "
+            "would fit, one for each device of each worker"
+        )
+    trainer = make_trainer(network, recipe, workers)
     loss = make_loss(recipe.label_smoothing, classes)
     steps = source.train_batches(recipe.batch_size)
     rate = learning_rate(recipe, steps)
@@ -110,37 +142,47 @@ def train(
         metrics = checkpoint.load_metrics(last)
         checkpoint.load_network(last, network, contexts)
         checkpoint.load_trainer(last, trainer)
+    workers.agree("the epoch of the last checkpoint", len(metrics))
+    if metrics and workers.writes:
         _write_metrics(folder, metrics)
     network.hybridize(static_alloc=True, static_shape=True)
     progress.resume(len(metrics))
     for epoch in range(len(metrics) + 1, recipe.epochs + 1):
         begin = time.perf_counter()
-        epoch_seed = (seed, epoch)
-        mx.random.seed(int(np.random.SeedSequence(epoch_seed).generate_state(1)[0]))
-        batches = enumerate(source.train(recipe.batch_size, epoch_seed), (epoch - 1) * steps)
-        step = partial(train_step, network, trainer, loss, rate, contexts)
+        # The first worker's is the only one's: a SeedSequence fills up with zeros.
+        dropout_seed = np.random.SeedSequence((seed, epoch, workers.index))
+        mx.random.seed(int(dropout_seed.generate_state(1)[0]))
+        batches = enumerate(source.train(recipe.batch_size, (seed, epoch)), (epoch - 1) * steps)
+        step = partial(train_step, network, trainer, loss, rate, contexts, batch_size, recipe.dtype)
         n_images, total_loss = 0, 0.0
-        for batch_size, batch_loss in _one_behind(step(*batch) for batch in batches):
-            n_images += batch_size
+        for n, batch_loss in _one_behind(step(*batch) for batch in batches):
+            n_images += n
             total_loss += float(batch_loss.asscalar())
             progress.advance(batch_size)
+        n_images, total_loss = workers.sum([n_images, total_loss]).tolist()
         seconds = time.perf_counter() - begin
         if not math.isfinite(total_loss):
             raise UserError(
                 f"{folder}: the loss is no longer finite in epoch {epoch}; a lower "
                 f"train.learning_rate than {recipe.learning_rate:g} would fit"
             )
+        _share_statistics(network, workers)
         row = {
             "epoch": epoch,
             "learning_rate": trainer.learning_rate,
             "train_loss": total_loss / n_images,
-            **asdict(evaluate(network, source, classes, recipe.batch_size, contexts)),
+            **asdict(
+                evaluate(
+                    network, source, classes, recipe.batch_size, contexts, workers, recipe.dtype
+                )
+            ),
             "images_per_second": n_images / seconds,
             "seconds": time.perf_counter() - begin,
         }
         metrics.append(row)
-        checkpoint.save(folder / "checkpoints", network, trainer, metrics)
-        _write_metrics(folder, metrics)
+        if workers.writes:
+            checkpoint.save(folder / "checkpoints", network, trainer, metrics)
+            _write_metrics(folder, metrics)
         progress.epoch(row)
     return metrics
 
@@ -151,17 +193,44 @@ def train_step(
     loss: Callable,
     rate: Callable[[int], float],
     contexts: list[mx.Context],
+    batch_size: int,
+    dtype: str,
     step: int,
     batch: Batch,
 ) -> tuple[int, mx.nd.NDArray]:
-    """One step of SGD; gives the batch's size and its summed loss, which is not waited for."""
+    """One step of SGD on a worker's part of a batch.
+
+    ``batch_size`` is that of all workers' parts. Gives the part's size and its summed loss, which
+    is not waited for.
+    """
     images, labels = (split(array, contexts) for array in batch)
     with autograd.record():
-        losses = [loss(network(part), target).sum() for part, target in zip(images, labels)]
+        scores = [class_scores(network, part, dtype) for part in images]
+        losses = [loss(part, target).sum() for part, target in zip(scores, labels)]
     autograd.backward(losses)
     trainer.set_learning_rate(rate(step))
-    trainer.step(len(batch[0]))
+    trainer.step(batch_size)
     return len(batch[0]), sum(part.as_in_context(contexts[0]) for part in losses)
+
+
+def _share_statistics(network: HybridBlock, workers: Workers) -> None:
+    """Average what gradients do not train, batch normalisation's running statistics.
+
+    Every device and every worker has its own; behind this they all hold the network that is saved.
+    """
+    statistics = [p for p in network.collect_params().values() if p.grad_req == "null"]
+    if not statistics:
+        return
+    own = [
+        np.mean(
+            [array.asnumpy() for array in parameter.list_data()], axis=0, dtype="float64"
+        ).ravel()
+        for parameter in statistics
+    ]
+    means = workers.sum(np.concatenate(own)) / workers.count
+    ends = np.cumsum([len(values) for values in own])
+    for parameter, values in zip(statistics, np.split(means, ends[:-1])):
+        parameter.set_data(mx.nd.array(values.reshape(parameter.shape), dtype=parameter.dtype))
 
 
 def _write_metrics(folder: Path, metrics: list[dict]) -> None:
