@@ -191,7 +191,7 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
         base = next(r for r in rows if r["name"] == row["baseline"])
         cells = {"Experiment": row["name"]}
         for kind, heading in (("train", "Training"), ("forward", "Inference")):
-            cells[f"{heading}, images/s"] = f"{options.batch / median(row[kind]):.1f}"
+            cells[f"{heading}, images/s"] = f"{options.batch / median(row[kind]):.3g}"
             cells[f"{heading}, × baseline"] = against(base[kind], row[kind])
         cells["Peak memory, MiB"] = f"{row['memory']:.0f}"
         cells["Memory, × baseline"] = f"{row['memory'] / base['memory']:.2f}"
