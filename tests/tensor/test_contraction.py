@@ -145,3 +145,58 @@ def test_published_trl_projects_space_first():
     steps = plan((2048, 7, 7), (200, 1, 1))
     assert [(step.first, step.last) for step in steps] == [(2, 3), (1, 1)]
     assert sum(step.multiply_adds for step in steps) == 2048 * 49 + 2048 * 200
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(st.data())
+def test_steps_lead_from_the_input_to_the_output(form, data):
+    """Each takes up the elements that the one before left, and none grows a full weight."""
+    shape = (*data.draw(in_shapes), data.draw(sizes))
+    rank = data.draw(ranks(form, shape))
+    steps = getattr(contraction, f"{form}_steps")(shape, rank)
+    assert prod(steps[0].before) == prod(shape[:-1]) and steps[-1].after == (shape[-1],)
+    for step, following in zip(steps, steps[1:]):
+        assert prod(step.after) == prod(following.before)
+
+
+def test_explain_counts_by_hand():
+    """ResNet-101's TRL (200, 1, 1, 200) for a batch of 32: pixels, channels, core, classes."""
+    steps = contraction.tucker_steps((2048, 7, 7, 1000), (200, 1, 1, 200))
+    lines = [line.split() for line in contraction.explain(steps, batch=32).splitlines()]
+    b, c, p, r, o = 32, 2048, 49, 200, 1000
+    assert [line[0] for line in lines] == ["modes", "2–3", "1", "1–3", "1", "all"]
+    multiply_adds = [b * c * p, b * c * r, b * r * r, b * r * o]
+    assert [int(line[3].replace(",", "")) for line in lines[1:5]] == multiply_adds
+    elements = [
+        b * (c * p + c) + p,
+        b * (c + r) + c * r,
+        b * (r + r) + r * r,
+        b * (r + o) + r * o,
+    ]
+    assert [int(line[4].replace(",", "")) for line in lines[1:5]] == [4 * n for n in elements]
+    sums = [int(cell.replace(",", "")) for cell in lines[5][1:]]
+    assert sums == [sum(multiply_adds), 4 * sum(elements)]
+
+
+def test_explain_counts_what_is_done_component_by_component():
+    steps = contraction.cp_steps((5, 3, 2, 7), 4)
+    assert [step.multiply_adds for step in steps] == [5 * 6 * 4, 4 * 6, 4 * 7]
+
+
+def test_cores_of_a_train_are_joined_where_that_is_cheaper():
+    """Behind a large rank a small one: the first two cores take 127 times fewer products."""
+    steps = contraction.tensor_train_steps((2048, 7, 7, 1000), (254, 2, 125))
+    assert [(step.before, step.after) for step in steps] == [
+        ((2048, 7, 7), (2, 7)),
+        ((14,), (125,)),
+        ((125,), (1000,)),
+    ]
+    steps = contraction.tensor_train_steps((2048, 7, 7, 1000), (4, 60, 60))
+    assert [step.after for step in steps] == [(4, 7, 7), (60,), (1000,)]
+
+
+def test_the_core_is_folded_where_the_latent_space_is_small():
+    small = contraction.tucker_steps((20, 7, 7, 1000), (10, 1, 1, 121))
+    large = contraction.tucker_steps((2048, 7, 7, 1000), (200, 1, 1, 200))
+    assert [step.after for step in small][-2:] == [(10, 1, 1), (1000,)]
+    assert [step.after for step in large][-2:] == [(200,), (1000,)]

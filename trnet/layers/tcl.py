@@ -8,7 +8,7 @@ import numpy as np
 
 from trnet.layers.block import TensorBlock, dense_std, shape_text
 from trnet.tensor.backend import mx
-from trnet.tensor.contraction import multi_mode_dot
+from trnet.tensor.contraction import Step, multi_mode_dot, plan
 from trnet.tensor.factorization import check_rank, is_integer, orthonormal, share_of_scale
 
 
@@ -79,6 +79,11 @@ class TCL(TensorBlock):
     def rank(self) -> tuple[int, ...]:
         """(R1, …, RN)."""
         return self._rank
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The products that it computes, for :func:`trnet.tensor.contraction.explain`."""
+        return plan(self._known_in_shape(), self._rank)
 
     def to_dense_weight(self):
         """The equal dense weight, (R1·…·RN, I1·…·IN): the Kronecker product of the factors.

@@ -9,6 +9,7 @@ from mxnet.gluon import nn
 
 from trnet.layers.block import TensorBlock, dense_std, shape_text
 from trnet.tensor.backend import is_np_array, mx
+from trnet.tensor.contraction import Step
 from trnet.tensor.factorization import FACTORIZATIONS, Factorization, Rank, is_integer
 
 
@@ -113,6 +114,12 @@ class TRL(TensorBlock):
     def factorization(self) -> Factorization | None:
         """The form of the weight with its exact rank, or None while ``in_shape`` is not known."""
         return self._factorization
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The products that it computes, for :func:`trnet.tensor.contraction.explain`."""
+        self._known_in_shape()
+        return self._factorization.steps
 
     @property
     def rank(self) -> Rank:

@@ -69,6 +69,10 @@ class Step:
         """Multiply-adds a sample."""
         return prod(self.before) * self.produced
 
+    def traffic(self, batch: int) -> int:
+        """Elements read and written for a batch, the matrix of the product among them."""
+        return batch * (prod(self.before) + prod(self.after)) + self.contracted * self.produced
+
     @property
     def cost(self) -> float:
         """Multiply-adds a sample, with the traffic and the Kronecker product counted in."""
@@ -79,6 +83,47 @@ class Step:
             + traffic * (prod(self.before) + prod(self.after))
             + _FULLY_CONNECTED_TRAFFIC * merged / _TYPICAL_BATCH
         )
+
+
+def explain(steps: Sequence[Step], batch: int = 1, itemsize: int = 4) -> str:
+    """Explain a contraction: a line a product, with its shapes, multiply-adds and bytes.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        Of :func:`plan`, or a layer's ``steps``.
+    batch : int
+    itemsize : int
+        Bytes of an element.
+
+    Returns
+    -------
+    str
+        For a batch: what is contracted, the shapes of a sample before and after, multiply-adds,
+        and bytes that are read and written; and the sums.
+    """
+    lines = [("modes", "before", "after", "multiply-adds", "bytes")]
+    lines += [
+        (
+            str(step.first) if step.first == step.last else f"{step.first}–{step.last}",
+            "×".join(map(str, step.before)),
+            "×".join(map(str, step.after)),
+            f"{batch * step.multiply_adds:,}",
+            f"{itemsize * step.traffic(batch):,}",
+        )
+        for step in steps
+    ]
+    multiply_adds = batch * sum(step.multiply_adds for step in steps)
+    traffic = itemsize * sum(step.traffic(batch) for step in steps)
+    lines.append(("all", "", "", f"{multiply_adds:,}", f"{traffic:,}"))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place > 2 else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths))
+        )
+        for line in lines
+    )
 
 
 @cache
@@ -228,9 +273,72 @@ def tucker_inner(F, x, core, factors: Sequence, shape, rank, bias=None):
     """
     *mode_ranks, out_rank = rank
     latent = multi_mode_dot(F, x, factors[:-1], shape[:-1], mode_ranks, transpose=True)
+    latent = F.Reshape(latent, shape=(-1, prod(mode_ranks)))
     core = F.Reshape(core, shape=(-1, out_rank))
-    latent = F.dot(F.Reshape(latent, shape=(-1, prod(mode_ranks))), core)
-    return dense(F, latent, factors[-1], bias, shape[-1])
+    if _folds_core(shape, rank):
+        weight = F.dot(factors[-1], core, transpose_b=True)
+        return dense(F, latent, weight, bias, shape[-1])
+    return dense(F, F.dot(latent, core), factors[-1], bias, shape[-1])
+
+
+def tucker_steps(shape: tuple[int, ...], rank: tuple[int, ...]) -> tuple[Step, ...]:
+    """The products of :func:`tucker_inner`: the input's modes, then core and output's factor."""
+    *mode_ranks, out_rank = rank
+    latent, n_modes = tuple(mode_ranks), len(mode_ranks)
+    if _folds_core(shape, rank):
+        behind = (Step(1, n_modes, latent, (shape[-1],)),)
+    else:
+        behind = (Step(1, n_modes, latent, (out_rank,)), Step(1, 1, (out_rank,), (shape[-1],)))
+    return (*plan(tuple(shape[:-1]), latent), *behind)
+
+
+def _folds_core(shape: tuple[int, ...], rank: tuple[int, ...]) -> bool:
+    """Whether core and output's factor are multiplied first: where the latent space is small."""
+    *mode_ranks, out_rank = rank
+    latent, outputs = prod(mode_ranks), shape[-1]
+    folding = latent * out_rank * outputs / _TYPICAL_BATCH
+    return folding + latent * outputs < latent * out_rank + out_rank * outputs
+
+
+def cp_steps(shape: tuple[int, ...], rank: int) -> tuple[Step, ...]:
+    """The products of :func:`cp_inner`: mode 1, all others component by component, the output."""
+    first, *others = shape[:-1]
+    steps = [Step(1, 1, (first, *others), (rank, *others))]
+    if others:
+        steps.append(Step(2, len(others) + 1, (rank, *others), (rank,)))
+    return (*steps, Step(1, 1, (rank,), (shape[-1],)))
+
+
+@cache
+def tensor_train_steps(shape: tuple[int, ...], rank: tuple[int, ...]) -> tuple[Step, ...]:
+    """The products of :func:`tensor_train_inner`: the cheapest way to group neighbouring cores.
+
+    The cores of a group are multiplied first, which does not depend on the batch, and contract
+    their modes at once.
+    """
+    edges = (1, *rank)
+
+    def steps(groups: Sequence[tuple[int, int]]) -> list[Step]:
+        return [
+            Step(
+                1,
+                last - first + 1,
+                (edges[first - 1] * shape[first - 1], *shape[first:-1]),
+                (edges[last], *shape[last:-1]),
+            )
+            for first, last in groups
+        ]
+
+    def cost(groups: Sequence[tuple[int, int]]) -> float:
+        multiplied = sum(
+            edges[first - 1] * prod(shape[first - 1 : mode]) * edges[mode - 1] * edges[mode]
+            for first, last in groups
+            for mode in range(first + 1, last + 1)
+        )
+        return sum(step.cost for step in steps(groups)) + multiplied / _TYPICAL_BATCH
+
+    cheapest = min(_neighbouring_groups(len(rank)), key=cost)
+    return (*steps(cheapest), Step(1, 1, (rank[-1],), (shape[-1],)))
 
 
 def cp_inner(F, x, factors: Sequence, shape, rank: int, bias=None):
@@ -239,7 +347,7 @@ def cp_inner(F, x, factors: Sequence, shape, rank: int, bias=None):
     Arguments and result as in :func:`tucker_inner`, with a single rank.
     """
     in_shape = shape[:-1]
-    latent = apply_transposed(F, x, factors[0], Step(1, 1, in_shape, (rank, *in_shape[1:])))
+    latent = apply_transposed(F, x, factors[0], cp_steps(shape, rank)[0])
     if len(in_shape) > 1:
         pixels = prod(in_shape[1:])
         others = [F.transpose(factor) for factor in factors[1:-1]]
@@ -261,13 +369,23 @@ def tensor_train_inner(F, x, cores: Sequence, shape, rank: tuple[int, ...], bias
     Arguments and result as in :func:`tucker_inner`, with cores Gk of shape (rk-1, Ik, rk) and the
     inner ranks (r1, …, rN).
     """
-    before = 1
-    for mode, (core, size, after) in enumerate(zip(cores, shape[:-1], rank), start=1):
-        step = Step(1, 1, (before * size, *shape[mode:-1]), (after, *shape[mode:-1]))
-        x = apply_transposed(F, x, F.Reshape(core, shape=(before * size, after)), step)
-        before = after
-    last = F.transpose(F.Reshape(cores[-1], shape=(before, shape[-1])))
-    return dense(F, F.Reshape(x, shape=(-1, before)), last, bias, shape[-1])
+    *steps, output = tensor_train_steps(tuple(shape), tuple(rank))
+    begin = 0
+    for step in steps:
+        end = begin + step.last
+        x = apply_transposed(F, x, _joined(F, cores[begin:end], rank[begin:end]), step)
+        begin = end
+    last = F.transpose(F.Reshape(cores[-1], shape=(output.contracted, output.produced)))
+    return dense(F, F.Reshape(x, shape=(-1, output.contracted)), last, bias, shape[-1])
+
+
+def _joined(F, cores: Sequence, ranks: tuple[int, ...]):
+    """Neighbouring cores Gk (r(k-1), Ik, rk) as a matrix, all but the last rank its rows."""
+    matrix = F.Reshape(cores[0], shape=(-1, ranks[0]))
+    for core, before, after in zip(cores[1:], ranks, ranks[1:]):
+        product = F.dot(matrix, F.Reshape(core, shape=(before, -1)))
+        matrix = F.Reshape(product, shape=(-1, after))
+    return matrix
 
 
 def dense(F, x, weight, bias, units: int):

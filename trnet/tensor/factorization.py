@@ -76,6 +76,11 @@ class Factorization(ABC):
     @abstractmethod
     def _rank_of(self, fraction: float) -> int | tuple[int, ...]: ...
 
+    @property
+    @abstractmethod
+    def steps(self) -> tuple[contraction.Step, ...]:
+        """The products of :meth:`inner`, for :func:`~trnet.tensor.contraction.explain`."""
+
     @abstractmethod
     def inner(self, F, x, parameters: Arrays, bias=None):
         """⟨X, W⟩_N + b for a batch x (batch, I1, …, IN): (batch, O)."""
@@ -170,6 +175,10 @@ class Tucker(Factorization):
         from tensorly.tucker_tensor import validate_tucker_rank
 
         return tuple(validate_tucker_rank(self.shape, fraction))
+
+    @property
+    def steps(self) -> tuple[contraction.Step, ...]:
+        return contraction.tucker_steps(self.shape, self.rank)
 
     def inner(self, F, x, parameters: Arrays, bias=None):
         core, *factors = parameters.values()
@@ -272,6 +281,10 @@ class CP(Factorization):
 
         return max(1, validate_cp_rank(self.shape, fraction))
 
+    @property
+    def steps(self) -> tuple[contraction.Step, ...]:
+        return contraction.cp_steps(self.shape, self.rank)
+
     def inner(self, F, x, parameters: Arrays, bias=None):
         return contraction.cp_inner(F, x, list(parameters.values()), self.shape, self.rank, bias)
 
@@ -371,6 +384,10 @@ class TensorTrain(Factorization):
         else:
             ranks = validate_tt_rank(self.shape, fraction)[1:-1]
         return tuple(max(1, min(int(r), bound)) for r, bound in zip(ranks, self._largest_ranks))
+
+    @property
+    def steps(self) -> tuple[contraction.Step, ...]:
+        return contraction.tensor_train_steps(self.shape, self.rank)
 
     def inner(self, F, x, parameters: Arrays, bias=None):
         cores = list(parameters.values())
