@@ -293,3 +293,27 @@ def test_wrong_arguments(refusal, arguments, said, way):
 def test_a_rank_that_does_not_tell_the_order(refusal, factorization, rank):
     message = refusal(lambda: TRL(UNITS, rank, factorization=factorization), "(0, 0, 0)", str(rank))
     assert message.startswith("TRL trl")
+
+
+def test_a_train_whose_cores_are_joined_learns_as_its_formula_does():
+    """Gradients of all cores, where the first two contract their modes at once."""
+    layers = [
+        TRL(60, (60, 3, 60), (200, 5, 9), "tensor_train", implementation=i, dtype="float64")
+        for i in ("fused", "tensorly")
+    ]
+    assert [step.last for step in layers[0].steps] == [2, 1, 1]
+    for layer in layers:
+        layer.initialize(mx.init.Xavier())
+    x = mx.nd.random.normal(shape=(4, 200, 5, 9), dtype="float64")
+    gradients = []
+    for layer in layers:
+        for own, first in zip(layer.collect_params().values(), layers[0].collect_params().values()):
+            own.set_data(first.data())
+        x.attach_grad()
+        with mx.autograd.record():
+            out = (layer(x) ** 2).sum()
+        out.backward()
+        arrays = [x.grad, *(p.grad() for p in layer.collect_params().values())]
+        gradients.append([array.asnumpy() for array in arrays])
+    for fused, reference in zip(*gradients):
+        np.testing.assert_allclose(fused, reference, rtol=1e-9, atol=1e-9)

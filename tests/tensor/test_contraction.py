@@ -195,6 +195,22 @@ def test_cores_of_a_train_are_joined_where_that_is_cheaper():
     assert [step.after for step in steps] == [(4, 7, 7), (60,), (1000,)]
 
 
+@pytest.mark.parametrize("in_shape", [(64, 3, 2), (6, 40, 3, 2), (3, 64, 5, 2)])
+def test_joined_cores_contract_as_the_train_does(evaluate, in_shape):
+    """Also where a group ends before the last mode, forward and backward."""
+    shape, rank = (*in_shape, 9), (*(30,) * (len(in_shape) - 2), 1, 2)
+    rank = tuple(min(r, prod(shape[:k])) for k, r in enumerate(rank, start=1))
+    steps = contraction.tensor_train_steps(shape, rank)
+    assert 1 < steps[0].last < len(in_shape) or len(steps) < len(rank) + 1
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, *in_shape))
+    cores = [rng.standard_normal(s) for s in parameter_shapes("tensor_train", shape, rank)]
+    got = evaluate(
+        lambda F, x, *cores: contraction.tensor_train_inner(F, x, cores, shape, rank), x, *cores
+    )
+    assert_equal(got, regress(x, full_weight("tensor_train", cores)))
+
+
 def test_the_core_is_folded_where_the_latent_space_is_small():
     small = contraction.tucker_steps((20, 7, 7, 1000), (10, 1, 1, 121))
     large = contraction.tucker_steps((2048, 7, 7, 1000), (200, 1, 1, 200))

@@ -57,7 +57,7 @@ class Step:
     @property
     def produced(self) -> int:
         """Elements of the contracted modes after the step."""
-        return prod(self.after[self.first - 1 : self.last])
+        return prod(self.after) // (self.leading * self.trailing)
 
     @property
     def trailing(self) -> int:
