@@ -14,6 +14,7 @@ def main() -> None:
     arguments = command.parser(__doc__)
     arguments.add_argument("run", type=Path, help="a run folder")
     arguments.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
+    arguments.add_argument("--root", help="where the data are now, if they have moved")
     command.add_devices(arguments)
     options = arguments.parse_args()
 
@@ -21,7 +22,9 @@ def main() -> None:
     from trnet.training.devices import parse_devices
 
     contexts = parse_devices(options.devices)
-    config, epoch, scores = experiment.score(options.run, options.checkpoint, contexts)
+    config, epoch, scores = experiment.score(
+        options.run, options.checkpoint, contexts, options.root
+    )
     print(f"{config.suite}/{config.name}, seed {config.seed}, behind epoch {epoch}")
     print(f"Top-1  {100 * scores.top1:.2f} %")
     print(f"Top-5  {100 * scores.top5:.2f} %")

@@ -28,6 +28,11 @@ def main() -> None:
         value = getattr(options, name)
         if value is not None and not 1 <= value <= most:
             raise UserError(f"--{name}: got {value}; 1 to {most} would fit")
+    if options.output.is_dir():
+        raise UserError(
+            f"{options.output}: is a folder; {options.output / 'train'}, for train.rec in it, "
+            "would fit"
+        )
     jobs = options.jobs or len(os.sched_getaffinity(0))
     # MXNet, which verifies, decodes in threads of its own: one, unless this is set when it loads.
     os.environ.setdefault("MXNET_CPU_WORKER_NTHREADS", str(jobs))

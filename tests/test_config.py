@@ -77,6 +77,14 @@ BROKEN = {
         text(dataset="dataset: {name: cifar10, size: 64}"),
         ["dataset.size", "64", "cifar10"],
     ),
+    "a single class": (text(dataset="dataset: {name: synthetic, classes: 1}"), ["dataset.classes"]),
+    "images too small for a network of ours": (
+        text(
+            dataset="dataset: {name: synthetic, size: 2}",
+            model="model: {backbone: small_alexnet, head: {type: dense}}",
+        ),
+        ["model.backbone", "(3, 2, 2)"],
+    ),
     "no classes": (text(dataset="dataset: {name: synthetic, classes: 0}"), ["dataset.classes"]),
     "a network whose head is not understood": (
         text(
@@ -90,7 +98,7 @@ BROKEN = {
             dataset="dataset: {name: synthetic, size: 32}",
             model="model: {backbone: resnet18_v1, head: {type: dense}}",
         ),
-        ["model.backbone", "resnet18_v1", "more than one pixel"],
+        ["model.backbone", "resnet18_v1", "one pixel to pool"],
     ),
     "weights of a number": (
         text(model="model: {backbone: small_vgg2, pretrained: 3, head: {type: dense}}"),

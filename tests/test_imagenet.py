@@ -513,5 +513,32 @@ def test_synthetic_images_are_as_many_as_real_ones_would_be(workers):
 
 
 def test_synthetic_takes_no_root():
-    with pytest.raises(UserError, match=r"^dataset\.root: got 'here'; synthetic needs no files"):
+    with pytest.raises(
+        UserError, match=r"^dataset\.root: got 'here'; synthetic has no files, dataset.root=null"
+    ):
         synthetic(wish("here"))
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    """A camera that was held upright: folder and records agree, and with --resize too."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((90, 120, 3), "uint8")
+    pixels[:45] = 255  # the upper half, which is the right one once it is turned
+    content = encode(Image.fromarray(pixels), exif=exif)
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            path = tmp_path / "folder" / part / name / "turned.JPEG"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+    found = []
+    for resize in (None, 80):
+        root = tmp_path / f"records{resize}"
+        for part in ("train", "val"):
+            prepare(tmp_path / "folder" / part, root / part, resize=resize, show=False)
+        found.append(next(imagenet(wish(root, classes=2, size=56)).validation(1))[0].asnumpy())
+    found.append(
+        next(imagenet(wish(tmp_path / "folder", classes=2, size=56)).validation(1))[0].asnumpy()
+    )
+    for images in found:
+        assert images[0, :, :, 40:].min() > 1.5 and images[0, :, :, :16].max() < -1.5

@@ -8,7 +8,7 @@ import pytest
 
 from trnet.models import BACKBONES, build_network, count_head, space_savings
 from trnet.models.accounting import parameter_shapes
-from trnet.models.network import output_shape
+from trnet.models.tail import output_shape
 
 IMAGE = (1, 28, 28)
 ACTIVATIONS = {

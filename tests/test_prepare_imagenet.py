@@ -23,7 +23,7 @@ from trnet.errors import UserError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "prepare_imagenet.py"
 MAGIC = (0xCED7230A).to_bytes(4, "little")
-FINISHED = ("classes.txt", "idx", "rec")
+FINISHED = ("classes.txt", "idx", "json", "rec")
 
 
 def script(*arguments, **options) -> subprocess.CompletedProcess:
@@ -262,12 +262,17 @@ def test_finished_files_are_verified_and_left(source, whole, copy):
         (lambda source: None, {"quality": 90}, "with resize None and quality 95"),
     ],
 )
-def test_partial_files_of_something_else_are_refused(source, copy, tmp_path, change, options, said):
-    unfinish(copy, source)
+@pytest.mark.parametrize("finished", [True, False])
+def test_files_of_something_else_are_refused(
+    source, copy, tmp_path, change, options, said, finished
+):
+    if not finished:
+        unfinish(copy, source)
     before = files_of(copy)
     changed = shutil.copytree(source, tmp_path / "source")
     change(changed)
-    one_line(lambda: prepare(changed, copy, show=False, **options), "rec.partial: was begun", said)
+    was = "rec: was made" if finished else "rec.partial: was begun"
+    one_line(lambda: prepare(changed, copy, show=False, **options), was, said)
     assert files_of(copy) == before
 
 
@@ -384,3 +389,9 @@ def test_options_out_of_range_are_one_line(tmp_path, arguments, said):
     done = script(tmp_path, tmp_path / "out", *arguments)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {said}")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_as_output_is_refused(source, tmp_path):
+    done = script(source, tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{tmp_path}: is a folder; {tmp_path / 'train'}" in done.stderr

@@ -21,6 +21,7 @@ from trnet.data import Request
 from trnet.data.arrays import Part, from_arrays, shift_and_flip
 from trnet.errors import UserError
 from trnet.layers import TRL
+from trnet.models import build_network
 from trnet.training import checkpoint, loop
 from trnet.training.evaluation import Scores, evaluate, split
 from trnet.training.machines import Workers
@@ -400,3 +401,44 @@ def test_half_precision_on_a_cpu_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^mnist/\S+: train\.dtype: got float16 on a CPU[^\n]*$"):
         experiment.train(chosen, None, tmp_path, CPU)
     assert not list(tmp_path.iterdir())
+
+
+def test_statistics_are_those_of_every_step(tmp_path):
+    """Whatever is still under way when an epoch ends: run by run the same network is saved."""
+    rng = np.random.default_rng(0)
+    parts = [
+        Part(rng.integers(0, 256, (n, 3, 32, 32)).astype("uint8"), np.arange(n) % 3)
+        for n in (69, 20)
+    ]
+    request = Request(None, augment=False, classes=3, shape=(3, 32, 32))
+    source = from_arrays(request, *parts, mean=[0.5], std=[0.3], augmentation=shift_and_flip)
+    head = {"type": "trl", "rank": [3, 1, 1, 3]}
+    runs = []
+    for number in range(6):
+        network = build_network("small_resnet20", head, request.shape, 3)
+        settings = recipe(epochs=2)
+        loop.initialize(network, request.shape, 0, CPU)
+        progress = Progress("test", 2, 64, show=False)
+        folder = tmp_path / str(number)
+        loop.train(network, source, 3, settings, 0, CPU, folder, progress)
+        runs.append(parameters(network))
+    for other in runs[1:]:
+        for one, same in zip(runs[0], other):
+            np.testing.assert_array_equal(one, same)
+
+
+def test_savings_are_against_the_baseline_on_the_same_data(tmp_path):
+    overrides = ["dataset.name=synthetic", "dataset.size=64", "dataset.classes=3"]
+    path = ROOT / "configs/imagenet/resnet101_trl_50.yaml"
+    chosen = config.load(
+        path, [*overrides, "model.backbone=resnet18_v1", "model.head.rank=[50, 1, 1, 3]"]
+    )
+    baseline = config.load_baseline(path, chosen)
+    assert experiment.count(baseline).weights == 512 * 3
+    assert baseline.name == "resnet101"
+
+
+def test_evaluation_finds_data_that_moved(finished):
+    runs, chosen, _ = finished
+    with pytest.raises(UserError, match="'elsewhere'; mnist comes with the installation"):
+        experiment.score(experiment.run_folder(runs, chosen), "latest", CPU, root="elsewhere")

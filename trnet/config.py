@@ -72,7 +72,7 @@ class Dataset(_Schema):
     name: str
     root: Optional[str] = None
     augment: bool = True
-    classes: Optional[PositiveInt] = None
+    classes: Optional[Annotated[int, Field(ge=2)]] = None
     size: Optional[PositiveInt] = None
 
 
@@ -252,11 +252,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_baseline(path: str | Path, config: Config) -> Config | None:
-    """Load the experiment that a config loaded from ``path`` is measured against, if it has one."""
+    """Load the experiment that a config loaded from ``path`` is measured against, if it has one.
+
+    It is that of the suite, on the config's own data set and network, which may be overridden.
+    """
     if config.baseline is None:
         return None
     suite = {c.name: c for c in load_suite(Path(path).parent)}
-    return _checked_baseline(config, suite, Path(path))
+    baseline = _checked_baseline(config, suite, Path(path))
+    model = baseline.model.model_copy(update={"backbone": config.model.backbone})
+    return baseline.model_copy(update={"dataset": config.dataset, "model": model})
 
 
 def load_suite(folder: str | Path) -> list[Config]:

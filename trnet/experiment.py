@@ -64,8 +64,19 @@ def count(config: Config) -> ParameterCount:
 
 def check(config: Config, runs: Path) -> None:
     """Refuse, before anything is trained, a config that cannot be trained into its run folder."""
-    _earlier_result(run_folder(runs, config), config)
+    folder = run_folder(runs, config)
+    if _earlier_result(folder, config) is None:
+        _check_pretrained(config, folder)
     build(config)
+
+
+def _check_pretrained(config: Config, folder: Path) -> None:
+    """Refuse a file of weights that is not there, where the run still needs it."""
+    source = config.model.pretrained
+    if isinstance(source, str) and checkpoint.latest(folder / "checkpoints") is None:
+        with _naming(config, "model.pretrained"):
+            if not Path(source).is_file():
+                raise ValueError(f"got {source!r}: there is no such file")
 
 
 def is_finished(config: Config, runs: Path) -> bool:
@@ -117,6 +128,7 @@ def train(
     workers.agree("the number of results", int(finished is not None))
     if finished is not None:
         return finished
+    _check_pretrained(config, folder)
     network = build(config)
     dataset = find_dataset(config)
     weights = count_head(network, dataset.shape)
@@ -175,7 +187,9 @@ def train(
     return result
 
 
-def score(folder: Path, which: str, contexts: list[mx.Context]) -> tuple[Config, int, Scores]:
+def score(
+    folder: Path, which: str, contexts: list[mx.Context], root: str | None = None
+) -> tuple[Config, int, Scores]:
     """Score a run's checkpoint on the validation images.
 
     Parameters
@@ -184,13 +198,16 @@ def score(folder: Path, which: str, contexts: list[mx.Context]) -> tuple[Config,
         A run folder.
     which : {"latest", "best"}
     contexts : list of Context
+    root : str, optional
+        Where the data are, if not where they were.
 
     Returns
     -------
     Config, int, Scores
         The run's config and the checkpoint's epoch beside its scores.
     """
-    config = configs.load(folder / "config.yaml")
+    moved = () if root is None else (f"dataset.root={json.dumps(root)}",)
+    config = configs.load(folder / "config.yaml", moved)
     path = getattr(checkpoint, which)(folder / "checkpoints")
     if path is None:
         raise UserError(f"{folder}: holds no checkpoint yet")
@@ -320,7 +337,7 @@ def _difference(earlier: Config, config: Config) -> str:
         _leaves(c.model_dump(include={"dataset", "model", "train"})) for c in (earlier, config)
     )
     keys = [key for key in {**then, **now} if key != "dataset.root"]
-    key = next(key for key in keys if then.get(key) != now.get(key))
+    key = next(key for key in keys if repr(then.get(key)) != repr(now.get(key)))
     return f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
 
 

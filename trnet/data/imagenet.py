@@ -21,6 +21,7 @@ from trnet.data.records import (
     map_ahead,
     read_index,
     to_rgb,
+    upright,
 )
 from trnet.data.source import Batch, DataSource, Request
 from trnet.errors import UserError
@@ -48,7 +49,8 @@ def imagenet(request: Request) -> DataSource:
     cropped as in validation: the centre of the image with its shorter side at 8/7 of the crop.
 
     From a folder an epoch is the same for any number of threads and of workers. From records every
-    worker reads a part of the file of its own.
+    worker reads a part of the file of its own; and within an epoch the image in a row of a batch is
+    augmented as all others in that row are, for MXNet's iterator draws by the row.
 
     Raises
     ------
@@ -315,7 +317,7 @@ def _read(path: Path, size: int, choose: Callable[[int, int], _Box]) -> np.ndarr
     """
     content = io.BytesIO(path.read_bytes())
     with decoding():
-        image = Image.open(content)
+        image = upright(Image.open(content))
     whole = np.array(image.size)
     box = np.reshape(choose(*image.size), (2, 2))
     # A JPEG may be decoded at a fraction that leaves twice the pixels wanted, or more.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from trnet.errors import UserError
@@ -27,6 +27,7 @@ from trnet.tensor.backend import mx
 
 # dmlc's RecordIO: every part of a record is its magic number, its kind and length in one word, and
 # its bytes, padded to whole words.
+_ORIENTATION = 0x0112  # EXIF's tag
 _MAGIC = 0xCED7230A
 _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
@@ -124,6 +125,13 @@ def decoding() -> Iterator[None]:
         raise Undecodable("is no image") from None
     except Exception as error:
         raise Undecodable(f"cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF says, as MXNet's decoder does."""
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -224,6 +232,7 @@ def prepare(
     if made:
         skipped = work.write()
     else:
+        work.check_note(work.beside("json"), rec, "made")
         skipped = work.read_skipped()
         work.verify(rec, idx, skipped)
     work.beside("json.partial").unlink(missing_ok=True)
@@ -281,6 +290,7 @@ class _Work:
                 write_aside(self.beside("skipped.txt"), _lines(reasons))
             else:
                 self.beside("skipped.txt").unlink(missing_ok=True)
+            write_aside(self.beside("json"), self.beside("json.partial").read_text())
             idx_partial.rename(idx)
             rec_partial.rename(rec)  # last: where it is, its index is
         return skipped
@@ -332,19 +342,28 @@ class _Work:
 
     def _claim(self, rec_partial: Path) -> None:
         """Note what the partial files are made of; refuse those made of something else."""
+        note = self.beside("json.partial")
+        if not rec_partial.stat().st_size:
+            write_aside(note, json.dumps(self._made_of()) + "\n")
+        else:
+            self.check_note(note, rec_partial, "begun")
+
+    def check_note(self, note: Path, rec: Path, was: str) -> None:
+        """Refuse records whose note says that they were made of something else."""
+        noted, made_of = read_json(note, dict[str, Any]) if note.exists() else {}, self._made_of()
+        if noted == made_of:
+            return
+        how = "of other files"
+        if noted.get("files") == made_of["files"]:
+            how = f"with resize {noted['resize']} and quality {noted['quality']}"
+        raise UserError(f"{rec}: was {was} {how}; the same, or its removal, would fit")
+
+    def _made_of(self) -> dict[str, str | int | None]:
+        """What decides the records: the files by name and size, and the options."""
         digest = hashlib.sha256()
         for file in self.listing.files:
             digest.update(os.fsencode(f"{file}\t{(self.source / file).stat().st_size}\n"))
-        made_of = {"files": digest.hexdigest(), "resize": self.resize, "quality": self.quality}
-        note = self.beside("json.partial")
-        begun = read_json(note, dict[str, Any]) if note.exists() else {}
-        if not rec_partial.stat().st_size:
-            write_aside(note, json.dumps(made_of) + "\n")
-        elif begun != made_of:
-            was = "of other files"
-            if begun.get("files") == made_of["files"]:
-                was = f"with resize {begun['resize']} and quality {begun['quality']}"
-            raise UserError(f"{rec_partial}: was begun {was}; the same, or its removal, would fit")
+        return {"files": digest.hexdigest(), "resize": self.resize, "quality": self.quality}
 
     def _append(self, rec: io.FileIO, idx: io.FileIO) -> dict[str, str]:
         """Go on behind the last whole record; returns what was skipped, before too."""
@@ -388,12 +407,13 @@ class _Work:
             image = Image.open(io.BytesIO(content))
             image.load()
         if self.resize and min(image.size) > self.resize:
+            image = upright(image)
             scale = self.resize / min(image.size)
             size = tuple(round(side * scale) for side in image.size)
             return self._encode(to_rgb(image).resize(size, Image.LANCZOS))
         if image.format == "JPEG" or _decodes_in_mxnet(content):
             return content
-        return self._encode(to_rgb(image))
+        return self._encode(to_rgb(upright(image)))
 
     def _bar(self, what: str, done: int) -> tqdm:
         hidden = not self.show

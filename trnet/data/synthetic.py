@@ -18,7 +18,9 @@ _POOL = 2  # batches that are made once and come again and again
 def synthetic(request: Request) -> DataSource:
     """1 280 images of noise for training and 256 for validation, which cost nothing to load."""
     if request.root is not None:
-        raise UserError(f"dataset.root: got {request.root!r}; synthetic needs no files, leave it")
+        raise UserError(
+            f"dataset.root: got {request.root!r}; synthetic has no files, dataset.root=null fits"
+        )
     shard = request.shard
 
     @lru_cache(maxsize=2)  # training's size and validation's
@@ -41,7 +43,7 @@ def synthetic(request: Request) -> DataSource:
     def validation_epoch(batch_size: int) -> Iterator[Batch]:
         own = range(_VALIDATION)[shard.slice(_VALIDATION)]
         for begin in range(0, len(own), batch_size):
-            images, labels = pool(batch_size)[0]
+            images, labels = pool(min(batch_size, _VALIDATION))[0]
             rows = min(batch_size, len(own) - begin)
             yield images[:rows], labels[:rows]
 

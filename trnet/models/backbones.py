@@ -13,7 +13,7 @@ from functools import partial
 
 from mxnet.gluon import HybridBlock, Parameter, nn
 
-from trnet.models.tail import LINEAR, POOLING, take_off_head
+from trnet.models.tail import LINEAR, POOLING, output_shape, take_off_head
 
 # GluonCV's table also has networks that detect, segment and the like, in other modules.
 # fmt: off
@@ -71,7 +71,9 @@ def make_backbone(name: str, image_shape: tuple[int, int, int], classes: int) ->
         For an unknown name, or a network whose head is not understood.
     """
     if name in BACKBONES:
-        return BACKBONES[name]()
+        backbone = BACKBONES[name]()
+        output_shape(backbone.trunk, image_shape)  # refuses images that are too small
+        return backbone
     known = zoo_names()
     if name not in known:
         close = difflib.get_close_matches(name, [*BACKBONES, *known], n=3)

@@ -37,7 +37,7 @@ def dense_head(
     hidden : sequence of int, optional
         Units of the hidden dense layers; by default the backbone's own.
     dropout : float, optional
-        Behind every hidden layer; by default as in the backbone's own head, or else 0.5.
+        Behind every hidden layer: by default 0.5, and in the network's own head as it is there.
     """
     head = nn.HybridSequential(prefix="head_")
     if hidden is None and backbone.classes == classes:

@@ -6,7 +6,7 @@ from mxnet.gluon import HybridBlock
 
 from trnet.models.backbones import Backbone, make_backbone
 from trnet.models.heads import HEADS
-from trnet.tensor.backend import mx
+from trnet.models.tail import output_shape
 
 
 class Network(HybridBlock):
@@ -86,9 +86,3 @@ def exchange_head(
     make_head = HEADS[arguments.pop("type")]
     in_shape = output_shape(backbone.trunk, image_shape)
     return Network(backbone.trunk, make_head(backbone, in_shape, classes, **arguments))
-
-
-def output_shape(block: HybridBlock, in_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a sample behind a block, by shape inference: nothing is allocated or computed."""
-    out = block(mx.sym.var("data", shape=(1, *in_shape)))
-    return out.infer_shape()[1][0][1:]

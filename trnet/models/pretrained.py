@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import takewhile
 from math import prod
 from pathlib import Path
 
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, Parameter, nn
 
-from trnet.layers import TRL
-from trnet.models.backbones import Backbone, make_backbone
+from trnet.layers import TCL, TRL
+from trnet.models.backbones import BACKBONES, Backbone, make_backbone
 from trnet.models.heads import SPATIAL_MODES
 from trnet.models.network import Network
-from trnet.models.tail import LINEAR
+from trnet.models.tail import LINEAR, POOLING
 from trnet.tensor.backend import mx
 from trnet.tensor.factorization import Tucker
 
 Arrays = Mapping[str, mx.nd.NDArray]
 Layer = tuple[mx.nd.NDArray, "mx.nd.NDArray | None"]  # weight (units, inputs), and bias
 
+_LINEAR_OR_PASSIVE = (*LINEAR, *POOLING, nn.Dropout, nn.Flatten)
 _AFRESH = "the head starts afresh"
 _SHOWN = 3  # of the parameters that do not fit
 
@@ -36,8 +36,7 @@ def load_pretrained(
 
     The trunk is loaded as a whole. The head is loaded where the file has the very same; else it
     starts from the trained dense layers: a TRL decomposes the only one there is, and dense layers
-    are taken over from the last one back, as far as their shapes agree. The rest stays as it was
-    initialised.
+    are taken over where their shapes agree. The rest stays as it was initialised.
 
     Parameters
     ----------
@@ -86,12 +85,17 @@ def _start(
     extra = [n for n in arrays if n not in names and n not in donor.names and n[:7] != "output."]
     _refuse(_misfits(names, arrays) + [f"{name} is not known there" for name in extra])
     _assign(names, arrays)
-    layers = _layers_by_gluoncv(donor, arrays) if names is theirs else _layers_of_ours(arrays)
-    return _start_head(network.output, layers)
+    if names is ours:
+        return _start_head(network.output, _layers_of_ours(arrays), is_linear=True)
+    layers = _layers_by_gluoncv(donor, arrays)
+    is_linear = all(isinstance(block, _LINEAR_OR_PASSIVE) for block in donor.head)
+    return _start_head(network.output, layers, is_linear)
 
 
 def _from_store(name: str) -> Arrays:
     """Parameters of a network in GluonCV's store, downloaded unless they are there."""
+    if name in BACKBONES:
+        raise ValueError(f"GluonCV's store has no {name}; a .params file would do")
     from gluoncv.model_zoo import get_model
 
     try:
@@ -124,40 +128,43 @@ def _named_by_gluoncv(donor: Backbone, trunk: Mapping[str, Parameter]) -> dict[s
 
 
 def _layers_by_gluoncv(donor: Backbone, arrays: Arrays) -> list[Layer]:
-    """Trained dense layers and 1×1 convolutions of GluonCV's head, if they are all it computes."""
+    """Trained dense layers and 1×1 convolutions of GluonCV's head, in order."""
     names = {parameter: name for name, parameter in donor.names.items()}
     linear = [block for block in donor.head if isinstance(block, LINEAR)]
-    passive = (*LINEAR, nn.Dropout, nn.Flatten, nn.GlobalAvgPool2D, nn.AvgPool2D)
-    if not all(isinstance(block, passive) for block in donor.head):
+    if not all(names[block.weight] in arrays for block in linear):
         return []
     layers = []
     for block in linear:
-        weight = arrays.get(names[block.weight])
+        weight = arrays[names[block.weight]]
         bias = None if block.bias is None else arrays.get(names[block.bias])
-        if weight is None:
-            return []
         layers.append((weight.reshape((weight.shape[0], -1)), bias))
     return layers
 
 
 def _layers_of_ours(arrays: Arrays) -> list[Layer]:
-    """Trained dense layers of a head of ours, in order."""
-    places = sorted(
-        int(name.split(".")[1])
-        for name in arrays
-        if name.startswith("output.") and name.endswith(".weight")
-    )
+    """Trained dense layers of a head of ours that has no others, in order."""
+    head = [name.split(".") for name in arrays if name.startswith("output.")]
+    if any(len(parts) != 3 or parts[2] not in ("weight", "bias") for parts in head):
+        return []  # behind a TCL they have learned from something else
+    places = sorted({int(place) for _, place, _ in head})
     return [(arrays[f"output.{i}.weight"], arrays.get(f"output.{i}.bias")) for i in places]
 
 
-def _start_head(head: HybridBlock, layers: list[Layer]) -> str:
-    """Start a head from trained dense layers, and say how."""
+def _start_head(head: HybridBlock, layers: list[Layer], is_linear: bool) -> str:
+    """Start a head from trained dense layers, and say how.
+
+    ``is_linear`` tells whether a single one is all that the trained head computes.
+    """
     if isinstance(head, TRL):
-        started = len(layers) == 1 and _start_trl(head, *layers[0])
+        started = is_linear and len(layers) == 1 and _start_trl(head, *layers[0])
         return "the head decomposes the trained dense layer" if started else _AFRESH
-    dense = [block for block in head._children.values() if isinstance(block, LINEAR)]
-    fitting = list(takewhile(_same_shapes, zip(reversed(dense), reversed(layers))))
-    for block, (weight, bias) in fitting:
+    blocks = list(head._children.values())
+    dense = [block for block in blocks if isinstance(block, LINEAR)]
+    pairs = list(zip(reversed(dense), reversed(layers)))
+    if not any(isinstance(block, TCL) for block in blocks):  # which changes what the first sees
+        pairs += zip(dense, layers)
+    fitting = {pair[0]: pair[1] for pair in pairs if _same_shapes(pair)}
+    for block, (weight, bias) in fitting.items():
         block.weight.set_data(weight.reshape(block.weight.shape))
         if bias is not None:
             block.bias.set_data(bias)

@@ -52,7 +52,7 @@ def take_off_head(
     Parameters
     ----------
     network : HybridBlock
-        From images to class scores, initialised or not. It becomes the trunk.
+        From images to class scores, initialised or not. It becomes the trunk, not hybridized.
     image_shape : tuple of int
         (channels, height, width).
 
@@ -66,6 +66,7 @@ def take_off_head(
     ValueError
         Where the network ends in another way; the message says in which.
     """
+    network.hybridize(False)  # or graphs with the head in them would be left
     calls, scores = _trace(network, image_shape)
     tail = _tail(calls)
     for before, behind in zip(tail, tail[1:]):
@@ -80,11 +81,29 @@ def take_off_head(
     return network, [call.block for call in tail]
 
 
+def output_shape(block: HybridBlock, in_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a sample behind a block, by shape inference: nothing is allocated or computed.
+
+    Raises
+    ------
+    ValueError
+        Where the block takes no such samples.
+    """
+    out = block(mx.sym.var("data", shape=(1, *in_shape)))
+    try:
+        return out.infer_shape_partial()[1][0][1:]
+    except MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"images of {in_shape} do not fit it: {reason}") from None
+
+
 def _tail(calls: list[_Call]) -> list[_Call]:
     """The calls behind the activation tensor: from the last that takes more than one pixel."""
     first = max((i for i, c in enumerate(calls) if prod(c.in_shape[1:]) > 1), default=0)
     vectorises = calls[first]
     if not isinstance(vectorises.block, (*POOLING, nn.Flatten, nn.Dense)):
+        if any(isinstance(call.block, (*POOLING, nn.Flatten)) for call in calls[first + 1 :]):
+            raise ValueError("the images leave it one pixel to pool; larger ones would fit")
         raise ValueError(
             f"the last of its blocks that takes more than one pixel is a {_name(vectorises)}; "
             "average pooling, Flatten or Dense would fit"

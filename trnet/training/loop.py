@@ -98,7 +98,8 @@ def train(
 
     A run that was stopped at any moment and started again ends bit for bit as one that was not:
     every epoch's order, augmentation and dropout follow from the seed and the epoch. Several
-    workers, each with its part of every batch, train the network that one would, to rounding.
+    workers or devices, each with its part of every batch, train the network that one would, to
+    rounding, but for what each has of its own: batch normalisation's statistics and dropout.
 
     Parameters
     ----------
@@ -218,8 +219,10 @@ def _share_statistics(network: HybridBlock, workers: Workers) -> None:
 
     Every device and every worker has its own; behind this they all hold the network that is saved.
     """
+    # A static graph updates them unseen by MXNet's engine: to read one does not wait for that.
+    mx.nd.waitall()
     statistics = [p for p in network.collect_params().values() if p.grad_req == "null"]
-    if not statistics:
+    if not statistics or workers.count == len(statistics[0].list_ctx()) == 1:
         return
     own = [
         np.mean(
