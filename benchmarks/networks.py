@@ -24,7 +24,8 @@ import numpy as np
 from trnet import config
 from trnet.config import Config
 
-WARM_UP = 2
+WARM_UP = 3
+LEAST = 40.0  # seconds of turns, so that fast networks have many
 MEMORY_STEPS = 2
 PHOTOGRAPHS = 256
 KIB = 1024
@@ -56,7 +57,10 @@ def main() -> None:
     pipeline = in_own_process(pipeline_throughput, cores)
     folder = options.results / configs[0].suite
     folder.mkdir(parents=True, exist_ok=True)
-    command = f"python benchmarks/networks.py {options.suite} --batch {options.batch}"
+    command = (
+        f"python benchmarks/networks.py {options.suite} --batch {options.batch} "
+        f"--rounds {options.rounds}"
+    )
     path = folder / "throughput.md"
     path.write_text(report(rows, pipeline, command, options, cores), encoding="utf-8")
     print(f"Written to {path}")
@@ -74,7 +78,8 @@ def take_turns(configs: Sequence[Config], batch: int, rounds: int) -> list[dict]
 
     steps = [make_steps(c, batch) for c in configs]
     seconds = [{"train": [], "forward": []} for _ in configs]
-    for turn in range(WARM_UP + rounds):
+    turn, begun = 0, time.perf_counter()
+    while turn < WARM_UP + rounds or time.perf_counter() - begun < LEAST:
         for kind in ("train", "forward"):
             for of_one, into in zip(steps, seconds):
                 begin = time.perf_counter()
@@ -82,6 +87,7 @@ def take_turns(configs: Sequence[Config], batch: int, rounds: int) -> list[dict]
                 mx.nd.waitall()
                 if turn >= WARM_UP:
                     into[kind].append(time.perf_counter() - begin)
+        turn += 1
     return seconds
 
 
@@ -204,9 +210,10 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
         [
             f"# {options.suite.name}: throughput on this machine",
             tabulate.tabulate(networks, headers="keys", tablefmt="pipe", disable_numparse=True),
-            f"Synthetic batches of {options.batch}, float32, medians of {options.rounds} turns; "
-            "× baseline is the median ratio of images a second in neighbouring turns, with the "
-            "range of all in brackets. Inference is a hybridized forward. Peak memory is that of "
+            f"Synthetic batches of {options.batch}, float32, medians of {options.rounds} turns or "
+            "more; × baseline is the median ratio of images a second in neighbouring turns, with "
+            "quartiles in brackets: a range that holds 1 shows no difference on this shared "
+            "machine. Inference is a hybridized forward. Peak memory is that of "
             f"a process that trains for {MEMORY_STEPS} steps, with Python and MXNet.",
             "## The input pipeline",
             tabulate.tabulate(pipes, headers="keys", tablefmt="pipe", disable_numparse=True),
@@ -219,7 +226,8 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
 def against(baseline: Sequence[float], seconds: Sequence[float]) -> str:
     """How many times the baseline's speed, by neighbouring turns."""
     ratios = [b / s for b, s in zip(baseline, seconds)]
-    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    low, high = np.quantile(ratios, [0.25, 0.75])
+    return f"{median(ratios):.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":
