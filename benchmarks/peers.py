@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from cases import BATCHES, CASES, MODES, Case
 from timing import FEWEST, WARM_UP, ratio, write_csv
+
+PAUSE = 0.05  # seconds in which the threads of whoever was before stop spinning
 
 
 class Peer:
@@ -85,6 +88,7 @@ def measure(
             taken = seconds[way]
             if sum(taken) > budget and len(taken) >= FEWEST:
                 continue
+            time.sleep(PAUSE)
             measured = compute()
             if turn >= WARM_UP:
                 taken.append(measured)
@@ -109,12 +113,11 @@ def measure(
 
 def timed(function: Callable[[], None]) -> Callable[[], float]:
     """The same function, answering with its seconds."""
-    from time import perf_counter
 
     def call() -> float:
-        begin = perf_counter()
+        begin = time.perf_counter()
         function()
-        return perf_counter() - begin
+        return time.perf_counter() - begin
 
     return call
 
