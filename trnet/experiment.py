@@ -63,11 +63,13 @@ def count(config: Config) -> ParameterCount:
 
 
 def check(config: Config, runs: Path) -> None:
-    """Refuse, before anything is trained, a config that cannot be trained into its run folder."""
+    """Refuse, before anything is trained, a config that cannot be trained into its run folder.
+
+    Whether its network can be built, which no seed decides, :func:`build` tells.
+    """
     folder = run_folder(runs, config)
     if _earlier_result(folder, config) is None:
         _check_pretrained(config, folder)
-    build(config)
 
 
 def _check_pretrained(config: Config, folder: Path) -> None:

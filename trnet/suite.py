@@ -86,6 +86,8 @@ def reproduce(
     missing = [config for config in wanted if not experiment.is_finished(config, runs)]
     for config in wanted:
         experiment.check(config, runs)
+    for config in configs:
+        experiment.build(config)
     print(
         f"{len(wanted)} runs, of which {len(wanted) - len(missing)} have their result", flush=True
     )

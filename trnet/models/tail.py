@@ -77,8 +77,9 @@ def take_off_head(
             )
     if tail[-1].output is not scores:
         raise ValueError(f"an operator of no block stands behind its {_name(tail[-1])}")
-    _remove(network, [call.block for call in tail])
-    return network, [call.block for call in tail]
+    head = [call.block for call in tail]
+    _remove(network, head)
+    return network, head
 
 
 def output_shape(block: HybridBlock, in_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -89,17 +90,23 @@ def output_shape(block: HybridBlock, in_shape: tuple[int, ...]) -> tuple[int, ..
     ValueError
         Where the block takes no such samples.
     """
-    out = block(mx.sym.var("data", shape=(1, *in_shape)))
+    return _sample_shape(block(mx.sym.var("data", shape=(1, *in_shape))), in_shape)
+
+
+def _sample_shape(symbol: mx.sym.Symbol, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a sample of a symbol that was made of images."""
     try:
-        return out.infer_shape_partial()[1][0][1:]
+        return symbol.infer_shape_partial()[1][0][1:]
     except MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"images of {in_shape} do not fit it: {reason}") from None
+        raise ValueError(f"images of {image_shape} do not fit it: {reason}") from None
 
 
 def _tail(calls: list[_Call]) -> list[_Call]:
     """The calls behind the activation tensor: from the last that takes more than one pixel."""
-    first = max((i for i, c in enumerate(calls) if prod(c.in_shape[1:]) > 1), default=0)
+    # From the end, as every shape takes a walk through all of the network in front.
+    places = reversed(range(len(calls)))
+    first = next((i for i in places if prod(calls[i].in_shape[1:]) > 1), 0)
     vectorises = calls[first]
     if not isinstance(vectorises.block, (*POOLING, nn.Flatten, nn.Dense)):
         if any(isinstance(call.block, (*POOLING, nn.Flatten)) for call in calls[first + 1 :]):
@@ -154,11 +161,7 @@ def _trace(
             hook.detach()
     if not isinstance(scores, mx.sym.Symbol):
         raise ValueError(f"it gives {len(scores)} outputs; one would fit")
-    try:
-        scores.infer_shape_partial()
-    except MXNetError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"images of {image_shape} do not fit it: {reason}") from None
+    _sample_shape(scores, image_shape)
     return calls, scores
 
 
