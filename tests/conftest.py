@@ -45,6 +45,26 @@ def run_python() -> Callable[[str], str]:
     return run
 
 
+@pytest.fixture
+def tabulated(run_python, tmp_path) -> Callable[[str], str]:
+    """What scripts/tabulate.py prints of a suite of ours with no run, which takes no MXNet."""
+
+    def tabulate(suite: str) -> str:
+        root = TESTS.parent
+        script, configs, results = root / "scripts/tabulate.py", root / "configs", root / "results"
+        arguments = [script, configs / suite, "--runs", tmp_path, "--results", results]
+        return run_python(
+            f"""
+            import runpy, sys
+            sys.argv = {[str(argument) for argument in arguments]!r}
+            runpy.run_path(sys.argv[0], run_name="__main__")
+            assert not {{"mxnet", "matplotlib"}} & set(sys.modules)
+            """
+        )
+
+    return tabulate
+
+
 @pytest.fixture(scope="session")
 def refusal() -> Callable[..., str]:
     """Call what has to end with a ValueError, in one line that says all of ``said``: that line."""

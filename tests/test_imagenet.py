@@ -54,6 +54,15 @@ def root(request) -> Path:
     return request.getfixturevalue(request.param)
 
 
+def assert_named(whole: Path, tmp_path: Path, damage, line: str, said: str) -> None:
+    """Damage a copy: what is refused of it is one line of a form, that says what is wrong."""
+    root = shutil.copytree(whole, tmp_path / "copy")
+    damage(root)
+    with pytest.raises(UserError, match=line) as error:
+        imagenet(wish(root))
+    assert said in str(error.value)
+
+
 def arrays(batches) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(images.asnumpy(), labels.asnumpy()) for images, labels in batches]
 
@@ -417,11 +426,7 @@ def append_record(root: Path, label: float, content: bytes) -> None:
     ],
 )
 def test_broken_records_are_named(records, tmp_path, damage, said):
-    root = shutil.copytree(records, tmp_path / "copy")
-    damage(root)
-    with pytest.raises(UserError, match=r"^dataset\.(root|classes): [^\n]*$") as error:
-        imagenet(wish(root))
-    assert said in str(error.value)
+    assert_named(records, tmp_path, damage, r"^dataset\.(root|classes): [^\n]*$", said)
 
 
 @pytest.mark.parametrize(
@@ -442,11 +447,7 @@ def test_broken_records_are_named(records, tmp_path, damage, said):
     ],
 )
 def test_broken_folders_are_named(folder, tmp_path, damage, said):
-    root = shutil.copytree(folder, tmp_path / "copy")
-    damage(root)
-    with pytest.raises(UserError, match=r"^dataset\.root: [^\n]*$") as error:
-        imagenet(wish(root))
-    assert said in str(error.value)
+    assert_named(folder, tmp_path, damage, r"^dataset\.root: [^\n]*$", said)
 
 
 def test_other_numbers_of_classes_and_of_workers_are_refused(root):
