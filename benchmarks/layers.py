@@ -13,16 +13,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from math import prod
-from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 from cases import BATCHES, CASES, MODES, Case
-from timing import ratio, take_turns, write_csv
+from timing import rows_of, take_turns, timed, write_csv
 
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
 COPIED = 2**24  # elements whose copy tells the bandwidth
@@ -44,26 +40,7 @@ def main() -> None:
         for batch in options.batches:
             for mode in MODES:
                 rows += measure(case, batch, mode, options.rounds, options.budget)
-                show(rows[-1]["case"], rows)
     write_csv(options.results / "layers.csv", rows)
-
-
-def show(case: str, rows: list[dict]) -> None:
-    """Print a case's last measurement."""
-    last = [r for r in rows if (r["case"], r["batch"], r["mode"]) == key(rows[-1])]
-    others = ", ".join(f"{r['ours/this']:.2f} of {r['what']}" for r in last[1:])
-    ours = last[0]
-    floor = ours["ms"] / ours["floor ms"]
-    print(
-        f"{case}, batch {ours['batch']}, {ours['mode']}: {ours['ms']:.2f} ms, "
-        f"{floor:.1f} of the floor, {others}",
-        flush=True,
-    )
-
-
-def key(row: dict) -> tuple:
-    """What a row is a measurement of."""
-    return row["case"], row["batch"], row["mode"]
 
 
 def measure(case: Case, batch: int, mode: str, rounds: int, budget: float) -> list[dict]:
@@ -73,25 +50,18 @@ def measure(case: Case, batch: int, mode: str, rounds: int, budget: float) -> li
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
     functions = {name: run(block, x, mode) for name, block in blocks(case).items()}
     functions |= yardsticks()
-    seconds = take_turns(functions, rounds, budget)
-    floor = floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("product"))
-    rows = []
-    for name, taken in seconds.items():
-        times, low, high = ratio(seconds["ours"], taken)
-        rows.append(
-            {
-                "case": case.name,
-                "batch": batch,
-                "mode": mode,
-                "what": name,
-                "ms": round(1e3 * float(np.median(taken)), 3),
-                "ours/this": round(times, 3),
-                "quartile 1": round(low, 3),
-                "quartile 3": round(high, 3),
-                "floor ms": round(1e3 * floor, 3),
-                "turns": len(taken),
-            }
-        )
+    timers = {name: timed(function) for name, function in functions.items()}
+    seconds = take_turns(timers, rounds, budget)
+    floor = 1e3 * floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("product"))
+    key = {"case": case.name, "batch": batch, "mode": mode}
+    rows = [{**key, **row, "floor ms": round(floor, 3)} for row in rows_of(seconds)]
+    ours, *others = rows
+    told = ", ".join(f"{row['ours/this']:.2f} of {row['what']}" for row in others)
+    print(
+        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, "
+        f"{ours['ms'] / floor:.1f} of the floor, {told}",
+        flush=True,
+    )
     return rows
 
 
@@ -220,26 +190,6 @@ def counted(case: Case) -> int:
         return sum(step.multiply_adds for step in layer.steps)
     steps = TCL(case.rank, case.in_shape).steps
     return sum(s.multiply_adds for s in steps) + prod(case.rank) * (case.units or 0)
-
-
-def working_memory(case: Case, what: str, batch: int) -> float:
-    """MiB that forward and backward take at their peak beyond the tensors they are given."""
-    import mxnet as mx
-
-    x = mx.nd.random.normal(shape=(batch, *case.in_shape))
-    x.attach_grad()
-    way = blocks(case)[what]
-    way(x[:1]).wait_to_read()
-    call = run(way, x, "forward and backward")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    call()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def in_own_process(function: Callable, *arguments):
-    """Call a function in a process that starts with it and ends with it."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 if __name__ == "__main__":

@@ -13,14 +13,11 @@ import argparse
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from cases import BATCHES, CASES, MODES, Case
-from timing import FEWEST, WARM_UP, ratio, write_csv
+from timing import rows_of, take_turns, timed, write_csv
 
 PAUSE = 0.05  # seconds in which the threads of whoever was before stop spinning
 
@@ -77,49 +74,15 @@ def measure(
     from layers import blocks, run
 
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
-    ours = timed(run(blocks(case)["ours"], x, mode))
     key = {"case": case.name, "batch": batch, "mode": mode}
-    ways: dict[str, Callable[[], float]] = {"ours": ours}
+    ways = {"ours": timed(run(blocks(case)["ours"], x, mode))}
     for way in peer.ask(do="prepare", **key):
         ways[way] = partial(peer.ask, do="compute", way=way, **key)
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(WARM_UP + rounds):
-        for way, compute in ways.items():
-            taken = seconds[way]
-            if sum(taken) > budget and len(taken) >= FEWEST:
-                continue
-            time.sleep(PAUSE)
-            measured = compute()
-            if turn >= WARM_UP:
-                taken.append(measured)
-    rows = []
-    for way, taken in seconds.items():
-        times, low, high = ratio(seconds["ours"], taken)
-        rows.append(
-            {
-                **key,
-                "what": way,
-                "ms": round(1e3 * float(np.median(taken)), 3),
-                "ours/this": round(times, 3),
-                "quartile 1": round(low, 3),
-                "quartile 3": round(high, 3),
-                "turns": len(taken),
-            }
-        )
-    told = ", ".join(f"{row['ours/this']:.3f} of {row['what']}" for row in rows[1:])
-    print(f"{case.name}, batch {batch}, {mode}: {rows[0]['ms']:.2f} ms, {told}", flush=True)
+    rows = [{**key, **row} for row in rows_of(take_turns(ways, rounds, budget, PAUSE))]
+    ours, *others = rows
+    told = ", ".join(f"{row['ours/this']:.3f} of {row['what']}" for row in others)
+    print(f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, {told}", flush=True)
     return rows
-
-
-def timed(function: Callable[[], None]) -> Callable[[], float]:
-    """The same function, answering with its seconds."""
-
-    def call() -> float:
-        begin = time.perf_counter()
-        function()
-        return time.perf_counter() - begin
-
-    return call
 
 
 if __name__ == "__main__":

@@ -13,18 +13,31 @@ WARM_UP = 3
 FEWEST = 5
 
 
+def timed(function: Callable[[], None]) -> Callable[[], float]:
+    """The same function, which returns when its work is done, answering with its seconds."""
+
+    def call() -> float:
+        begin = time.perf_counter()
+        function()
+        return time.perf_counter() - begin
+
+    return call
+
+
 def take_turns(
-    functions: Mapping[str, Callable[[], None]], rounds: int, budget: float
+    functions: Mapping[str, Callable[[], float]], rounds: int, budget: float, pause: float = 0.0
 ) -> dict[str, list[float]]:
     """Seconds of every function, called one behind the other, round by round.
 
     Parameters
     ----------
     functions : mapping of str to callable
-        Each returns when its work is done.
+        Each answers with the seconds that it took.
     rounds : int
     budget : float
         Seconds behind which a slow function sits out, once it had some rounds.
+    pause : float
+        Seconds of rest before every turn.
     """
     for function in functions.values():
         for _ in range(WARM_UP):
@@ -35,10 +48,27 @@ def take_turns(
             taken = seconds[name]
             if sum(taken) > budget and len(taken) >= FEWEST:
                 continue
-            begin = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - begin)
+            time.sleep(pause)
+            taken.append(function())
     return seconds
+
+
+def rows_of(seconds: Mapping[str, Sequence[float]]) -> list[dict]:
+    """A row for each that took turns, with our ratio to it; ours is the first."""
+    rows = []
+    for what, taken in seconds.items():
+        times, low, high = ratio(seconds["ours"], taken)
+        rows.append(
+            {
+                "what": what,
+                "ms": round(1e3 * float(np.median(taken)), 3),
+                "ours/this": round(times, 3),
+                "quartile 1": round(low, 3),
+                "quartile 3": round(high, 3),
+                "turns": len(taken),
+            }
+        )
+    return rows
 
 
 def ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
