@@ -301,7 +301,7 @@ def test_a_train_whose_cores_are_joined_learns_as_its_formula_does():
         TRL(60, (60, 3, 60), (200, 5, 9), "tensor_train", implementation=i, dtype="float64")
         for i in ("fused", "tensorly")
     ]
-    assert [step.last for step in layers[0].steps] == [2, 1, 1]
+    assert [step.last for step in layers[0].steps] == [2, 1]
     for layer in layers:
         layer.initialize(mx.init.Xavier())
     x = mx.nd.random.normal(shape=(4, 200, 5, 9), dtype="float64")

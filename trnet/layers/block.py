@@ -12,6 +12,7 @@ import numpy as np
 from mxnet.gluon import HybridBlock
 
 from trnet.tensor.backend import is_np_array, mx, tensorly_scope
+from trnet.tensor.contraction import TRAINING, Product, contract
 from trnet.tensor.factorization import is_integer
 
 IMPLEMENTATIONS = ("fused", "tensorly")
@@ -70,8 +71,8 @@ class TensorBlock(HybridBlock):
         """Initial values of a factor, in a network that ``initializer`` initialises."""
 
     @abstractmethod
-    def _fused(self, F, x, factors: dict, bias):
-        """The layer in legacy operators, on arrays or symbols."""
+    def _products(self, F, factors: dict, reuse: float) -> list[Product]:
+        """What the contraction is made of, on arrays or symbols, in legacy operators."""
 
     @abstractmethod
     def _reference(self, tl, x, factors: dict, bias):
@@ -104,12 +105,10 @@ class TensorBlock(HybridBlock):
             return F.Cast(array, dtype="float32") if widen else array
 
         x = prepare(x)
-        if F is not mx.nd:
-            x = _checked_in_trace(F, x, self._in_shape)
         bias = None if bias is None else prepare(bias)
         factors = {name: prepare(factors[name]) for name in self._factor_names()}
         if self._implementation == "fused":
-            out = self._fused(F, x, factors, bias)
+            out = contract(F, x, self._products(F, factors, TRAINING), bias)
         else:
             out = self._through_tensorly(F, x, factors, bias)
         out = F.Cast(out, dtype="float16") if widen else out
@@ -214,20 +213,6 @@ class TensorBlock(HybridBlock):
 
     def _refuse(self, why: str) -> NoReturn:
         raise ValueError(f"{type(self).__name__} {self.name}: {why}") from None
-
-
-def _checked_in_trace(F, x, in_shape: tuple[int, ...]):
-    """A symbol whose trace takes inputs (batch, I1, …, IN) only; its elements in their order.
-
-    Nobody checks a trace's inputs, and oneDNN's Reshape compares no sizes: it would read foreign
-    memory. But to split a mode into I × 1 (the code -4) the mode has to have the size I. That is
-    done mode by mode from the last, as oneDNN has no more than six, and copies nothing.
-    """
-    for mode, size in reversed(list(enumerate(in_shape, start=1))):
-        behind = len(in_shape) - mode
-        merged = [-3, *[0] * (behind - 1)] if behind else []  # the 1 of the mode split before
-        x = F.Reshape(x, shape=(*[0] * mode, -4, size, 1, *merged))
-    return x
 
 
 class FactorInitializer(mx.init.Initializer):

@@ -8,7 +8,7 @@ import numpy as np
 
 from trnet.layers.block import TensorBlock, dense_std, shape_text
 from trnet.tensor.backend import mx
-from trnet.tensor.contraction import Step, multi_mode_dot, plan
+from trnet.tensor.contraction import Product, Step, plan, tcl_products
 from trnet.tensor.factorization import check_rank, is_integer, orthonormal, share_of_scale
 
 
@@ -122,9 +122,8 @@ class TCL(TensorBlock):
         is_last = name == self._factor_names()[-1]
         return orthonormal(columns, rows).T * share_of_scale(scale, len(self._rank), is_last)
 
-    def _fused(self, F, x, factors: dict, bias):
-        out = multi_mode_dot(F, x, list(factors.values()), self.in_shape, self._rank)
-        return out if bias is None else F.broadcast_add(out, F.expand_dims(bias, axis=0))
+    def _products(self, F, factors: dict, reuse: float) -> list[Product]:
+        return tcl_products(F, list(factors.values()), self.in_shape, self._rank, reuse)
 
     def _reference(self, tl, x, factors: dict, bias):
         modes = list(range(1, len(factors) + 1))

@@ -9,7 +9,7 @@ from mxnet.gluon import nn
 
 from trnet.layers.block import TensorBlock, dense_std, shape_text
 from trnet.tensor.backend import is_np_array, mx
-from trnet.tensor.contraction import Step
+from trnet.tensor.contraction import Product, Step
 from trnet.tensor.factorization import FACTORIZATIONS, Factorization, Rank, is_integer
 
 
@@ -236,8 +236,8 @@ class TRL(TensorBlock):
         form = self._factorization
         return form.draw(name, dense_std(initializer, form.dense_shape))
 
-    def _fused(self, F, x, factors: dict, bias):
-        return self._factorization.inner(F, x, factors, bias)
+    def _products(self, F, factors: dict, reuse: float) -> list[Product]:
+        return self._factorization.products(F, factors, reuse)
 
     def _reference(self, tl, x, factors: dict, bias):
         weight = self._factorization.reconstruct(tl, factors)

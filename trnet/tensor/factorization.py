@@ -79,11 +79,11 @@ class Factorization(ABC):
     @property
     @abstractmethod
     def steps(self) -> tuple[contraction.Step, ...]:
-        """The products of :meth:`inner`, for :func:`~trnet.tensor.contraction.explain`."""
+        """The steps of :meth:`products`, for :func:`~trnet.tensor.contraction.explain`."""
 
     @abstractmethod
-    def inner(self, F, x, parameters: Arrays, bias=None):
-        """⟨X, W⟩_N + b for a batch x (batch, I1, …, IN): (batch, O)."""
+    def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
+        """What :func:`~trnet.tensor.contraction.contract` makes ⟨X, W⟩_N of."""
 
     @abstractmethod
     def reconstruct(self, tl, parameters: Arrays):
@@ -180,9 +180,9 @@ class Tucker(Factorization):
     def steps(self) -> tuple[contraction.Step, ...]:
         return contraction.tucker_steps(self.shape, self.rank)
 
-    def inner(self, F, x, parameters: Arrays, bias=None):
+    def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
         core, *factors = parameters.values()
-        return contraction.tucker_inner(F, x, core, factors, self.shape, self.rank, bias)
+        return contraction.tucker_products(F, core, factors, self.shape, self.rank, reuse)
 
     def reconstruct(self, tl, parameters: Arrays):
         core, *factors = parameters.values()
@@ -285,8 +285,9 @@ class CP(Factorization):
     def steps(self) -> tuple[contraction.Step, ...]:
         return contraction.cp_steps(self.shape, self.rank)
 
-    def inner(self, F, x, parameters: Arrays, bias=None):
-        return contraction.cp_inner(F, x, list(parameters.values()), self.shape, self.rank, bias)
+    def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
+        factors = list(parameters.values())
+        return contraction.cp_products(F, factors, self.shape, self.rank, reuse)
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.cp_to_tensor((None, list(parameters.values())))
@@ -389,9 +390,9 @@ class TensorTrain(Factorization):
     def steps(self) -> tuple[contraction.Step, ...]:
         return contraction.tensor_train_steps(self.shape, self.rank)
 
-    def inner(self, F, x, parameters: Arrays, bias=None):
+    def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
         cores = list(parameters.values())
-        return contraction.tensor_train_inner(F, x, cores, self.shape, self.rank, bias)
+        return contraction.tensor_train_products(F, cores, self.shape, self.rank, reuse)
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.tt_to_tensor(list(parameters.values()))
