@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -210,6 +211,27 @@ def test_decomposition_at_a_lower_rank_is_close_to_the_best(form, data):
     factorization = FACTORIZATIONS[form](shape, rank)
     error = np.sum((rebuilt(factorization, factorization.decompose(weight)) - weight) ** 2)
     assert max(lost) * (1 - 1e-6) - 1e-9 <= error <= sum(lost) * (1 + 1e-6) + 1e-9
+
+
+def test_tucker_decomposition_is_as_close_as_tensorly_finds():
+    """Of a weight whose spectra decay, in any order in memory, from blocks of its unfoldings."""
+    shape, rank = (30, 6, 5, 20), (12, 3, 2, 9)
+    weight = np.random.standard_normal(shape)
+    for mode, size in enumerate(shape):
+        weight = np.moveaxis(np.moveaxis(weight, mode, -1) / np.arange(1, size + 1), -1, mode)
+    with tensorly_scope("numpy"):
+        from tensorly.decomposition import tucker
+        from tensorly.tucker_tensor import tucker_to_tensor
+
+        best = distance(tucker_to_tensor(tucker(weight, rank=list(rank))), weight)
+    for array in (weight, np.asfortranarray(weight)):
+        factorization = Tucker(shape, rank)
+        with patch("trnet.tensor.factorization._SLAB", 100):
+            parameters = factorization.decompose(array)
+        assert distance(rebuilt(factorization, parameters), weight) < 1.001 * best
+        for mode in range(1, 5):
+            factor = parameters[f"factor{mode}"]
+            assert distance(factor.T @ factor, np.eye(rank[mode - 1])) < 1e-9
 
 
 @pytest.mark.parametrize("rank", range(1, 5))

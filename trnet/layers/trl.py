@@ -8,7 +8,7 @@ import numpy as np
 from mxnet.gluon import nn
 
 from trnet.layers.block import TensorBlock, dense_std, shape_text
-from trnet.tensor.backend import is_np_array, mx
+from trnet.tensor.backend import as_numpy, is_np_array, mx
 from trnet.tensor.contraction import Product, Step
 from trnet.tensor.factorization import FACTORIZATIONS, Factorization, Rank, is_integer
 
@@ -252,5 +252,6 @@ class TRL(TensorBlock):
 
 
 def _values(parameter) -> np.ndarray:
-    """A parameter's values, in float64."""
-    return parameter.data(parameter.list_ctx()[0]).asnumpy().astype("float64")
+    """A parameter's values, shared where they can be; float16, too coarse, as float32."""
+    array = parameter.data(parameter.list_ctx()[0])
+    return as_numpy(array.astype("float32") if array.dtype == np.float16 else array)

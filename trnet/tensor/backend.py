@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from trnet.errors import MissingStack
 from trnet.tensor import cuda
 
@@ -41,7 +43,28 @@ except (ImportError, OSError, AttributeError) as error:
 
 from mxnet.util import is_np_array, is_np_shape  # noqa: E402
 
-__all__ = ["MissingStack", "is_np_array", "mx", "tensorly_scope"]
+__all__ = ["MissingStack", "as_numpy", "is_np_array", "mx", "tensorly_scope"]
+
+
+class _OnCPU:
+    """An MXNet array as NumPy's ``from_dlpack`` takes it."""
+
+    def __init__(self, array: mx.nd.NDArray) -> None:
+        self._array = array
+
+    def __dlpack__(self, stream=None):
+        return mx.nd.to_dlpack_for_read(self._array)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # DLPack's CPU, of which there is one
+
+
+def as_numpy(array: mx.nd.NDArray) -> np.ndarray:
+    """The values of an MXNet array; on a CPU without a copy, which a large weight has no room for.
+
+    Not to be written to.
+    """
+    return np.from_dlpack(_OnCPU(array.as_nd_ndarray().as_in_context(mx.cpu())))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ Modes are counted from 1; the last mode, N + 1, is that of the output.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import prod
+from math import ceil, prod
 from numbers import Integral, Real
 from typing import Union
 
@@ -24,6 +24,8 @@ Rank = Union[int, float, str, tuple]
 Arrays = dict  # name of a parameter -> array
 
 _ALS_SWEEPS = 300
+_HOOI_SWEEPS = 1  # the second one gains less than a thousandth of the error
+_SLAB = 2**22  # elements of a tensor that are unfolded at a time
 
 
 class Factorization(ABC):
@@ -192,12 +194,7 @@ class Tucker(Factorization):
         if self.pooled_modes:
             unpooled = self._unpooled.decompose(weight)
             return {name: self._with_pooling(name, unpooled.get) for name in self.parameter_shapes}
-        with tensorly_scope() as tl:
-            from tensorly.decomposition import tucker
-
-            core, factors = tucker(tl.tensor(weight), rank=list(self.rank), init="svd")
-            arrays = [array.asnumpy() for array in (core, *factors)]
-        return dict(zip(self.parameter_shapes, arrays))
+        return dict(zip(self.parameter_shapes, _tucker(weight, self.rank)))
 
     def draw(self, name: str, weight_std: float) -> np.ndarray:
         if self.pooled_modes:
@@ -293,6 +290,7 @@ class CP(Factorization):
         return tl.cp_to_tensor((None, list(parameters.values())))
 
     def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+        weight = weight.astype("float64", copy=False)
         return dict(zip(self.parameter_shapes, self._exact_terms(weight) or self._fit(weight)))
 
     def _exact_terms(self, weight: np.ndarray) -> list[np.ndarray] | None:
@@ -401,7 +399,7 @@ class TensorTrain(Factorization):
         with tensorly_scope() as tl:
             from tensorly.decomposition import tensor_train
 
-            train = tensor_train(tl.tensor(weight), rank=[1, *self.rank, 1])
+            train = tensor_train(tl.tensor(weight.astype("float64")), rank=[1, *self.rank, 1])
             cores = [core.asnumpy() for core in train]
         return dict(zip(self.parameter_shapes, cores))
 
@@ -481,6 +479,60 @@ def orthonormal(rows: int, columns: int) -> np.ndarray:
         for begin in range(0, columns, rows)
     ]
     return np.concatenate(blocks, axis=1)
+
+
+def _tucker(weight: np.ndarray, rank: tuple[int, ...]) -> list[np.ndarray]:
+    """Core and factors of a Tucker decomposition: truncated mode by mode, then sweeps of HOOI.
+
+    As ``tensorly.decomposition.tucker`` does it, but from Gram matrices: that takes seconds where
+    singular value decompositions of the unfoldings take hours, and a copy of the weight. De
+    Lathauwer et al., *On the best rank-1 and rank-(R1, …, RN) approximation of higher-order
+    tensors* (2000); Vannieuwenhoven et al., *A new truncation strategy for the higher-order
+    singular value decomposition* (2012).
+    """
+    order = sorted(range(weight.ndim), key=lambda mode: -weight.strides[mode])  # as in memory
+    weight, rank = weight.transpose(order), tuple(rank[mode] for mode in order)
+    factors: dict[int, np.ndarray] = {}
+    core = weight
+    for mode in sorted(range(weight.ndim), key=lambda mode: weight.shape[mode]):
+        factors[mode] = _mode_vectors(core, mode, rank[mode])
+        core = _project(core, mode, factors[mode])
+    for _ in range(_HOOI_SWEEPS if rank != weight.shape else 0):
+        for mode in factors:
+            core = weight
+            for other in factors:
+                core = core if other == mode else _project(core, other, factors[other])
+            factors[mode] = _mode_vectors(core, mode, rank[mode])
+        core = _project(core, mode, factors[mode])
+    places = np.argsort(order)
+    return [core.transpose(places), *(factors[place] for place in places)]
+
+
+def _mode_vectors(tensor: np.ndarray, mode: int, count: int) -> np.ndarray:
+    """Leading left singular vectors of a mode's unfolding; unit vectors where all are asked for."""
+    size = tensor.shape[mode]
+    if count == size:
+        return np.eye(size, dtype=tensor.dtype)
+    samples = tensor.reshape(prod(tensor.shape[:mode]), size, -1)
+    if size > samples.size // size:
+        unfolded = samples.transpose(1, 0, 2).reshape(size, -1)
+        return np.linalg.qr(_leading_vectors(unfolded, count))[
+            0
+        ]  # orthonormal where some are random
+    gram = np.zeros((size, size))
+    axis = 0 if len(samples) > 1 else 2
+    for part in np.array_split(samples, ceil(samples.size / _SLAB), axis):
+        unfolded = part.transpose(1, 0, 2).reshape(size, -1).astype("float64")
+        gram += unfolded @ unfolded.T
+    return np.linalg.eigh(gram)[1][:, : -count - 1 : -1].astype(tensor.dtype)
+
+
+def _project(tensor: np.ndarray, mode: int, factor: np.ndarray) -> np.ndarray:
+    """X ×k Uᵀ."""
+    shape = tensor.shape
+    samples = tensor.reshape(prod(shape[:mode]), shape[mode], -1)
+    projected = samples[:, :, 0] @ factor if samples.shape[2] == 1 else factor.T @ samples
+    return projected.reshape(*shape[:mode], factor.shape[1], *shape[mode + 1 :])
 
 
 def _leading_vectors(matrix: np.ndarray, count: int) -> np.ndarray:
