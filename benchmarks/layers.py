@@ -7,6 +7,11 @@ Every case takes turns, in one process on the same tensors, with the dense head 
 with the same formula through TensorLy's MXNet backend, and with the floor: the time to read the
 input and write the output once at the memory bandwidth, and to do the counted multiply-adds at the
 matrix rate, both measured in the same turns.
+
+A layer is measured where it stands in a network: behind a trunk that has just written its input.
+Here that trunk is one copy, whose own time, and memory, is measured in the same turns and taken
+off. Before every turn the caches are overwritten. Every case is measured in several processes, as
+the place that a tensor gets in memory changes its speed.
 """
 
 from __future__ import annotations
@@ -17,11 +22,15 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
+import mxnet as mx
+import numpy as np
 from cases import BATCHES, CASES, MODES, Case
-from timing import rows_of, take_turns, timed, write_csv
+from mxnet.gluon import HybridBlock, nn
+from timing import in_own_process, rows_of, take_turns, write_csv
 
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
-COPIED = 2**24  # elements whose copy tells the bandwidth
+COPIED = 2**24  # elements whose copy tells the bandwidth, and overwrites the caches
+MIB = 2**20
 
 
 def main() -> None:
@@ -30,69 +39,122 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    arguments.add_argument("--rounds", type=int, default=60)
-    arguments.add_argument("--budget", type=float, default=4.0, help="seconds a measurement")
+    arguments.add_argument("--rounds", type=int, default=30)
+    arguments.add_argument("--processes", type=int, default=3)
+    arguments.add_argument("--budget", type=float, default=3.0, help="seconds a measurement")
+    arguments.add_argument("--only", default="", help="cases whose names hold this")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
     rows = []
     for case in CASES:
+        if options.only not in case.name:
+            continue
         for batch in options.batches:
+            measured = [
+                in_own_process(measure, case, batch, options.rounds, options.budget, first)
+                for first in range(options.processes)
+            ]
             for mode in MODES:
-                rows += measure(case, batch, mode, options.rounds, options.budget)
-    write_csv(options.results / "layers.csv", rows)
+                rows += summarize(case, batch, mode, [m[mode] for m in measured])
+            write_csv(options.results / "layers.csv", rows)
 
 
-def measure(case: Case, batch: int, mode: str, rounds: int, budget: float) -> list[dict]:
-    """Rows of a case: a way to compute it each, ours first."""
-    import mxnet as mx
+def measure(case: Case, batch: int, rounds: int, budget: float, process: int) -> dict:
+    """Seconds, floor and memory of every way to compute a case, by mode.
 
+    Only the first process measures what takes seconds.
+    """
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
-    functions = {name: run(block, x, mode) for name, block in blocks(case).items()}
-    functions |= yardsticks()
-    timers = {name: timed(function) for name, function in functions.items()}
-    seconds = take_turns(timers, rounds, budget)
-    floor = 1e3 * floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("product"))
+    copy, product = yardsticks()
+    measured, trunk = {}, {}
+    for mode in MODES:
+        functions = {name: run(way, case, x, mode) for name, way in ways(case).items()}
+        if mode == "forward":  # its backward would write a gradient that no trunk needs
+            functions["trunk"] = run(Behind(First()), case, x, mode)
+        if process > 0:
+            functions.pop("TensorLy, full weight", None)
+        memory = {name: allocated(function) for name, function in functions.items()}
+        yardstick = {"copy": copy, "product": product}
+        seconds = take_turns({**functions, **yardstick}, rounds, budget, copy)
+        floor = floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("product"))
+        trunk = trunk or {"seconds": np.median(seconds.pop("trunk")), "memory": memory.pop("trunk")}
+        for name in seconds:
+            if not name.startswith("TensorLy"):
+                seconds[name] = [s - trunk["seconds"] for s in seconds[name]]
+                memory[name] -= trunk["memory"]
+        measured[mode] = {"floor": floor, "seconds": seconds, "memory": memory}
+    return measured
+
+
+def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[dict]:
+    """Rows of a case, a way to compute it each, ours first, from what processes measured."""
+    pooled: dict[str, list[float]] = {}
+    for one in measured:
+        for name, taken in one["seconds"].items():
+            pooled.setdefault(name, []).extend(taken)
+    floor = 1e3 * float(np.median([one["floor"] for one in measured]))
     key = {"case": case.name, "batch": batch, "mode": mode}
-    rows = [{**key, **row, "floor ms": round(floor, 3)} for row in rows_of(seconds)]
+    rows = [
+        {
+            **key,
+            **row,
+            "floors": round(row["ms"] / floor, 2),
+            "floor ms": round(floor, 3),
+            "memory MiB": round(measured[0]["memory"][row["what"]] / MIB, 1),
+            "machine": machine(),
+        }
+        for row in rows_of(pooled)
+    ]
     ours, *others = rows
     told = ", ".join(f"{row['ours/this']:.2f} of {row['what']}" for row in others)
     print(
-        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, "
-        f"{ours['ms'] / floor:.1f} of the floor, {told}",
+        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, {ours['floors']} floors, "
+        f"{told}; MiB {', '.join(str(row['memory MiB']) for row in rows)}",
         flush=True,
     )
     return rows
 
 
-def blocks(case: Case) -> dict[str, Callable]:
+def machine() -> str:
+    """What measured: the processor, its cores, and what computes."""
+    from trnet import experiment
+
+    return f"{experiment.processor([mx.cpu()])}, MXNet {mx.__version__}"
+
+
+def allocated(function: Callable[[], None]) -> int:
+    """Bytes that a process takes more, at the peak of a function's first call, than before it."""
+    Path("/proc/self/clear_refs").write_text("5")  # makes the peak the present
+    before = status("VmRSS")
+    function()
+    return status("VmHWM") - before
+
+
+def status(key: str) -> int:
+    """A size of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def ways(case: Case) -> dict[str, Callable]:
     """The ways to compute a case: from a batch to its outputs, by name."""
-    import mxnet as mx
-    from mxnet.gluon import nn
-
     from trnet import TCL, TRL
-
-    def compiled(*layers):
-        network = nn.HybridSequential()
-        network.add(*layers)
-        network.initialize(mx.init.Xavier())
-        network.hybridize(static_alloc=True, static_shape=True)
-        return network
 
     def tail():
         return [nn.Flatten(), nn.Dense(case.units, activation="relu")] if case.units else []
 
     if case.layer == "TRL":
         layer = TRL(case.units, case.rank, case.in_shape, case.factorization)
-        ways = {
-            "ours": compiled(layer),
-            "dense": compiled(nn.GlobalAvgPool2D(), nn.Dense(case.replaced)),
+        found = {
+            "ours": Behind(layer),
+            "dense": Behind(nn.GlobalAvgPool2D(), nn.Dense(case.replaced)),
         }
     else:
-        ways = {"ours": compiled(TCL(case.rank, case.in_shape), *tail())}
+        found = {"ours": Behind(TCL(case.rank, case.in_shape), *tail())}
         if case.replaced:
-            ways["dense"] = compiled(nn.Flatten(), nn.Dense(case.replaced, activation="relu"))
-    return ways | through_tensorly(case)
+            found["dense"] = Behind(nn.Flatten(), nn.Dense(case.replaced, activation="relu"))
+    return found | through_tensorly(case)
 
 
 def through_tensorly(case: Case) -> dict[str, Callable]:
@@ -100,8 +162,6 @@ def through_tensorly(case: Case) -> dict[str, Callable]:
 
     ``TensorLy`` projects the input; ``TensorLy, full weight`` rebuilds a TRL's weight first.
     """
-    import mxnet as mx
-
     from trnet import TCL, TRL
     from trnet.tensor.backend import tensorly_scope
 
@@ -114,7 +174,7 @@ def through_tensorly(case: Case) -> dict[str, Callable]:
     form = case.factorization
     rebuilding = TRL(case.units, case.rank, case.in_shape, form, implementation="tensorly")
     rebuilding.initialize(mx.init.Xavier())
-    ways = {"TensorLy, full weight": rebuilding}
+    found = {"TensorLy, full weight": rebuilding}
     if form == "tucker":
         core, *factors, bias = (p.data() for p in rebuilding.collect_params().values())
 
@@ -129,32 +189,63 @@ def through_tensorly(case: Case) -> dict[str, Callable]:
                 latent = tl.tenalg.inner(latent, core_, n_modes=len(modes))
                 return (tl.dot(latent, factors_[-1].T) + bias_).as_nd_ndarray()
 
-        ways["TensorLy"] = projecting
-    return ways
+        found["TensorLy"] = projecting
+    return found
 
 
-def run(way: Callable, x, mode: str) -> Callable[[], None]:
-    """A call that computes one way in a mode, and waits for all that it computes."""
-    import mxnet as mx
+class Behind(HybridBlock):
+    """A head in a network: behind a trunk that only writes its input.
 
+    The trunk joins the first sample, which has a gradient, and the rest, which has none: so the
+    head's backward computes the input's gradient, and the trunk's next to nothing.
+    """
+
+    def __init__(self, *layers) -> None:
+        super().__init__()
+        self.head = nn.HybridSequential()
+        self.head.add(*layers)
+
+    def hybrid_forward(self, F, first, *rest):
+        """What the head makes of a batch."""
+        return self.head(F.concat(first, *rest, dim=0))
+
+
+class First(HybridBlock):
+    """The first element of every sample's first mode: next to no work."""
+
+    def hybrid_forward(self, F, x):
+        """A slice."""
+        return F.slice_axis(x, axis=1, begin=0, end=1)
+
+
+def run(way: Callable, case: Case, x, mode: str) -> Callable[[], None]:
+    """A call that computes one way in a mode, and waits for all that it computes.
+
+    The way has its parameters, and nothing else yet.
+    """
+    is_network = isinstance(way, Behind)
+    parts = [x[:1].copy(), x[1:].copy()][: len(x)] if is_network else [x.copy()]
+    if is_network:
+        way.initialize(mx.init.Xavier())
+    way(*(part[:1] for part in parts)).wait_to_read()
+    if is_network:
+        way.hybridize(static_alloc=True, static_shape=True)
     if mode == "forward":
-        return lambda: way(x).wait_to_read()
-    x = x.copy()
-    x.attach_grad()
+        return lambda: way(*parts).wait_to_read()
+    parts[0].attach_grad()
+    head = mx.nd.ones((len(x), *case.out_shape))
 
     def both() -> None:
         with mx.autograd.record():
-            out = way(x)
-        out.backward()
+            out = way(*parts)
+        out.backward(head)
         mx.nd.waitall()
 
     return both
 
 
-def yardsticks() -> dict[str, Callable[[], None]]:
+def yardsticks() -> tuple[Callable[[], None], Callable[[], None]]:
     """What tells the machine's bandwidth and its matrix rate."""
-    import mxnet as mx
-
     source, target = mx.nd.ones(COPIED), mx.nd.empty(COPIED)
     left, right = (mx.nd.random.normal(shape=(SIDE, SIDE)) for _ in range(2))
 
@@ -165,7 +256,7 @@ def yardsticks() -> dict[str, Callable[[], None]]:
     def product() -> None:
         mx.nd.FullyConnected(left, right, num_hidden=SIDE, no_bias=True).wait_to_read()
 
-    return {"copy": copy, "product": product}
+    return copy, product
 
 
 def floor_of(case: Case, batch: int, mode: str, copy: list, product: list) -> float:

@@ -5,52 +5,60 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-WARM_UP = 3
-FEWEST = 5
+WARM_UP = 2
+FEWEST = 2
 
 
-def timed(function: Callable[[], None]) -> Callable[[], float]:
-    """The same function, which returns when its work is done, answering with its seconds."""
-
-    def call() -> float:
-        begin = time.perf_counter()
-        function()
-        return time.perf_counter() - begin
-
-    return call
+def in_own_process(function: Callable, *arguments):
+    """Call a function in a process that starts with it and ends with it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def take_turns(
-    functions: Mapping[str, Callable[[], float]], rounds: int, budget: float, pause: float = 0.0
+    functions: Mapping[str, Callable[[], None]],
+    rounds: int,
+    budget: float,
+    before: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of every function, called one behind the other, round by round.
 
     Parameters
     ----------
     functions : mapping of str to callable
-        Each answers with the seconds that it took.
+        Each returns when its work is done.
     rounds : int
     budget : float
         Seconds behind which a slow function sits out, once it had some rounds.
-    pause : float
-        Seconds of rest before every turn.
+    before : callable
+        Called before every function, and not timed.
     """
-    for function in functions.values():
-        for _ in range(WARM_UP):
-            function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
+    for turn in range(-WARM_UP, rounds):
         for name, function in functions.items():
             taken = seconds[name]
             if sum(taken) > budget and len(taken) >= FEWEST:
                 continue
-            time.sleep(pause)
-            taken.append(function())
+            before()
+            begin = time.perf_counter()
+            function()
+            spent = time.perf_counter() - begin
+            if turn >= 0 or spent > budget:  # what is so slow needs no warming up
+                taken.append(spent)
     return seconds
+
+
+def ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Ratio of medians, and the quartiles of the ratios turn by turn."""
+    turns = [a / b for a, b in zip(ours, others)]
+    low, high = np.quantile(turns, [0.25, 0.75])
+    return float(np.median(ours) / np.median(others)), float(low), float(high)
 
 
 def rows_of(seconds: Mapping[str, Sequence[float]]) -> list[dict]:
@@ -62,20 +70,13 @@ def rows_of(seconds: Mapping[str, Sequence[float]]) -> list[dict]:
             {
                 "what": what,
                 "ms": round(1e3 * float(np.median(taken)), 3),
-                "ours/this": round(times, 3),
-                "quartile 1": round(low, 3),
-                "quartile 3": round(high, 3),
+                "ours/this": float(f"{times:.3g}"),
+                "quartile 1": float(f"{low:.3g}"),
+                "quartile 3": float(f"{high:.3g}"),
                 "turns": len(taken),
             }
         )
     return rows
-
-
-def ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Ratio of medians, and the quartiles of the ratios turn by turn."""
-    turns = [a / b for a, b in zip(ours, others)]
-    low, high = np.quantile(turns, [0.25, 0.75])
-    return float(np.median(ours) / np.median(others)), float(low), float(high)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
