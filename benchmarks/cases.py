@@ -65,4 +65,5 @@ CASES = [
     Case("TCL AlexNet, dense", "TCL", ALEXNET, (185, 5, 5), 2960, 4096),
 ]
 BATCHES = (1, 8, 32, 128)
+COPIED = 2**24  # elements of an array that is copied to overwrite the caches
 MODES = ("forward", "forward and backward")

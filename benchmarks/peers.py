@@ -4,7 +4,10 @@
 python benchmarks/peers.py --python PEERS/bin/python
 
 PyTorch runs in an environment of its own, made of benchmarks/requirements-peers.txt, as it cannot
-stand beside MXNet's NumPy. The two processes alternate: while one computes, the other waits.
+stand beside MXNet's NumPy. The two processes alternate: while one computes some times, the other
+waits. Of every such turn the first time is left out, in which threads wake up. On both sides the
+caches are overwritten before every time, and the input is what was written last: on ours by the
+trunk of layers.py, whose time is taken off.
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ import argparse
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import mxnet as mx
+import numpy as np
 from cases import BATCHES, CASES, MODES, Case
-from timing import rows_of, take_turns, timed, write_csv
+from layers import Behind, First, machine, run, ways, yardsticks
+from timing import rows_of, write_csv
 
-PAUSE = 0.05  # seconds in which the threads of whoever was before stop spinning
+TIMES = 4  # a turn
 
 
 class Peer:
@@ -51,38 +59,61 @@ def main() -> None:
     )
     arguments.add_argument("--python", required=True, help="of the peers' environment")
     arguments.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    arguments.add_argument("--rounds", type=int, default=40)
+    arguments.add_argument("--rounds", type=int, default=12)
     arguments.add_argument("--budget", type=float, default=4.0, help="seconds a measurement")
+    arguments.add_argument("--only", default="", help="cases whose names hold this")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     threads = len(os.sched_getaffinity(0))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     peer = Peer(options.python, threads)
+    versions = peer.ask(do="versions")
     rows = []
     for case in CASES:
+        if options.only not in case.name:
+            continue
         for batch in options.batches:
             for mode in MODES:
-                rows += measure(peer, case, batch, mode, options.rounds, options.budget)
-    write_csv(options.results / "peers.csv", rows)
+                rows += measure(peer, case, batch, mode, options.rounds, options.budget, versions)
+            write_csv(options.results / "peers.csv", rows)
 
 
 def measure(
-    peer: Peer, case: Case, batch: int, mode: str, rounds: int, budget: float
+    peer: Peer, case: Case, batch: int, mode: str, rounds: int, budget: float, versions: str
 ) -> list[dict]:
-    """Rows of a case: a peer's way each, with ours beside it."""
-    import mxnet as mx
-    from layers import blocks, run
-
+    """Rows of a case: ours, then a peer's way each."""
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
     key = {"case": case.name, "batch": batch, "mode": mode}
-    ways = {"ours": timed(run(blocks(case)["ours"], x, mode))}
+    copy, _ = yardsticks()
+    turns = {
+        "trunk": partial(turn, run(Behind(First()), case, x, MODES[0]), copy),
+        "ours": partial(turn, run(ways(case)["ours"], case, x, mode), copy),
+    }
     for way in peer.ask(do="prepare", **key):
-        ways[way] = partial(peer.ask, do="compute", way=way, **key)
-    rows = [{**key, **row} for row in rows_of(take_turns(ways, rounds, budget, PAUSE))]
+        turns[way] = partial(peer.ask, do="compute", way=way, times=TIMES, **key)
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, take in turns.items():
+            if sum(seconds[name]) < budget:
+                seconds[name] += take()[1:]
+    trunk = float(np.median(seconds.pop("trunk")))
+    seconds["ours"] = [spent - trunk for spent in seconds["ours"]]
+    rows = [{**key, **row, "machine": f"{machine()}, {versions}"} for row in rows_of(seconds)]
     ours, *others = rows
-    told = ", ".join(f"{row['ours/this']:.3f} of {row['what']}" for row in others)
+    told = ", ".join(f"{row['ours/this']:.3g} of {row['what']}" for row in others)
     print(f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, {told}", flush=True)
     return rows
+
+
+def turn(function: Callable[[], None], before: Callable[[], None]) -> list[float]:
+    """Seconds of some calls."""
+    seconds = []
+    for _ in range(TIMES):
+        before()
+        begin = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - begin)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """PyTorch's and TensorLy-Torch's side of peers.py, in an environment of its own.
 
-Reads a line of JSON a request, computes once, and answers with the seconds that it took.
+Reads a line of JSON a request, computes some times, and answers with the seconds that it took.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 
 import torch
-from cases import CASES, Case
+from cases import CASES, COPIED, Case
 from torch import nn
 
 warnings.filterwarnings("ignore")
@@ -77,9 +78,18 @@ class Projecting(nn.Module):
         return tucker_trl(x, self.layer.weight, project_input=True, bias=self.layer.bias)
 
 
-def call(way: nn.Module, case: Case, batch: int, mode: str) -> Callable[[], None]:
-    """A call that computes one way in a mode."""
-    x = torch.randn(batch, *case.in_shape, requires_grad=mode != "forward")
+def call(
+    way: nn.Module, case: Case, batch: int, mode: str
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A call that writes the input of one way, and one that computes it in a mode."""
+    source = torch.randn(batch, *case.in_shape)
+    x = source.clone().requires_grad_(mode != "forward")
+    with torch.no_grad():
+        head = torch.ones_like(way(x))
+
+    def write() -> None:
+        with torch.no_grad():
+            x.copy_(source)
 
     def forward() -> None:
         with torch.inference_mode():
@@ -88,31 +98,39 @@ def call(way: nn.Module, case: Case, batch: int, mode: str) -> Callable[[], None
     def both() -> None:
         way.zero_grad(set_to_none=True)
         x.grad = None
-        out = way(x)
-        out.backward(torch.ones_like(out))
+        way(x).backward(head)
 
-    return forward if mode == "forward" else both
+    return write, forward if mode == "forward" else both
 
 
 def main() -> None:
     """Answer requests until there are no more."""
     torch.set_num_threads(int(sys.argv[1]))
     by_name = {case.name: case for case in CASES}
-    calls: dict[tuple, Callable[[], None]] = {}
+    source, target = torch.ones(COPIED), torch.empty(COPIED)
+    calls: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}
     for line in sys.stdin:
         request = json.loads(line)
-        case = by_name[request["case"]]
-        key = (request["case"], request["batch"], request["mode"])
-        if request["do"] == "prepare":
+        if request["do"] == "versions":
+            answer = (
+                f"PyTorch {torch.__version__}, TensorLy-Torch {metadata.version('tensorly-torch')}"
+            )
+        elif request["do"] == "prepare":
+            case = by_name[request["case"]]
             calls = {
-                (*key, name): call(way, case, request["batch"], request["mode"])
+                name: call(way, case, request["batch"], request["mode"])
                 for name, way in ways(case).items()
             }
-            answer = [name for *_, name in calls]
+            answer = list(calls)
         else:
-            begin = time.perf_counter()
-            calls[(*key, request["way"])]()
-            answer = time.perf_counter() - begin
+            write, compute = calls[request["way"]]
+            answer = []
+            for _ in range(request["times"]):
+                torch.add(source, source, out=target)  # overwrites the caches
+                write()
+                begin = time.perf_counter()
+                compute()
+                answer.append(time.perf_counter() - begin)
         print(json.dumps(answer), flush=True)
 
 
