@@ -6,13 +6,14 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
 from mxnet.gluon import HybridBlock
 
 from trnet.tensor.backend import is_np_array, mx, tensorly_scope
-from trnet.tensor.contraction import TRAINING, Product, contract
+from trnet.tensor.contraction import CONSTANT, TRAINING, Product, Step, contract
 from trnet.tensor.factorization import is_integer
 
 IMPLEMENTATIONS = ("fused", "tensorly")
@@ -82,6 +83,19 @@ class TensorBlock(HybridBlock):
     def in_shape(self) -> tuple[int, ...] | None:
         """(I1, …, IN), or None while it is not known."""
         return self._in_shape if all(self._in_shape) else None
+
+    def folded(self) -> Folded:
+        """The same layer for inference, in which what does not depend on the input is a constant.
+
+        Kronecker products are made, and matrices multiplied where that leaves less to compute,
+        once and not for every batch. It does not train.
+
+        Raises
+        ------
+        ValueError
+            Where the input's shape is not known yet.
+        """
+        return Folded(self)
 
     def infer_shape(self, x) -> None:
         """Take the shapes of the parameters from an input (batch, I1, …, IN)."""
@@ -198,6 +212,13 @@ class TensorBlock(HybridBlock):
             result = function(tl, arrays).astype(first.dtype)
         return result if is_np_array() else result.as_nd_ndarray()
 
+    def _assign(self, parameter, values, contexts: list) -> None:
+        """Give a parameter its values, and where it has no place yet, one on some contexts."""
+        if parameter._data is None and not parameter._deferred_init:
+            parameter.initialize(ctx=contexts)
+        array = mx.nd.array(values, dtype=parameter.dtype)
+        parameter.set_data(array.as_np_ndarray() if is_np_array() else array)
+
     def _known_in_shape(self) -> tuple[int, ...]:
         if self.in_shape is None:
             self._refuse("the input's shape is not known yet; give in_shape or run it once")
@@ -213,6 +234,69 @@ class TensorBlock(HybridBlock):
 
     def _refuse(self, why: str) -> NoReturn:
         raise ValueError(f"{type(self).__name__} {self.name}: {why}") from None
+
+
+class Folded(TensorBlock):
+    """A tensor layer for inference, as :meth:`TensorBlock.folded` makes it.
+
+    Parameters
+    ----------
+    layer : TensorBlock
+        With parameters, on whose contexts this one will be.
+
+    Attributes
+    ----------
+    matrix1, … : Parameter
+        Constants: the matrix of each product.
+    bias : Parameter
+        The layer's, where it has one.
+
+    Inputs:
+        - **data**: as the layer's.
+
+    Outputs:
+        - **out**: as the layer's.
+    """
+
+    def __init__(self, layer: TensorBlock) -> None:
+        super().__init__("fused", prefix=layer.prefix, params=None)
+        in_shape, held = layer._known_in_shape(), dict(layer._reg_params)
+        bias = held.pop("bias", None)
+        contexts = next(iter(held.values())).list_ctx()
+        arrays = {}
+        for name, parameter in held.items():
+            array = parameter.data(contexts[0]).as_nd_ndarray()
+            is_half = array.dtype == np.float16  # too coarse to multiply, and not on a CPU
+            arrays[name] = array.astype("float32") if is_half else array
+        products = layer._products(mx.nd, arrays, CONSTANT)
+        self._description = f"folded {layer!r}"
+        self._pattern = [replace(product, matrix=None) for product in products]
+        values = dict(zip(self._factor_names(), (product.matrix for product in products)))
+        if bias is not None:
+            values["bias"] = bias.data(contexts[0]).as_nd_ndarray()
+        self._shapes = {name: array.shape for name, array in values.items()}
+        dtype = next(iter(held.values())).dtype
+        self._register(len(in_shape), in_shape, bias is not None, "zeros", "zeros", dtype)
+        for name, array in values.items():
+            self._reg_params[name].grad_req = "null"
+            self._assign(self._reg_params[name], array, contexts)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The products that it computes, for :func:`trnet.tensor.contraction.explain`."""
+        return tuple(product.step for product in self._pattern)
+
+    def _factor_names(self) -> list[str]:
+        return [f"matrix{place}" for place in range(1, len(self._pattern) + 1)]
+
+    def _settle(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return self._shapes
+
+    def _products(self, F, factors: dict, reuse: float) -> list[Product]:
+        return [replace(p, matrix=matrix) for p, matrix in zip(self._pattern, factors.values())]
+
+    def __repr__(self) -> str:
+        return self._description
 
 
 class FactorInitializer(mx.init.Initializer):

@@ -8,7 +8,7 @@ import numpy as np
 from mxnet.gluon import nn
 
 from trnet.layers.block import TensorBlock, dense_std, shape_text
-from trnet.tensor.backend import as_numpy, is_np_array, mx
+from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.contraction import Product, Step
 from trnet.tensor.factorization import FACTORIZATIONS, Factorization, Rank, is_integer
 
@@ -217,12 +217,6 @@ class TRL(TensorBlock):
             )
         if dense.bias is not None and "bias" not in self._reg_params:
             self._refuse("the dense layer has a bias; use_bias=True has a place for it")
-
-    def _assign(self, parameter, values: np.ndarray, contexts: list) -> None:
-        if parameter._data is None and not parameter._deferred_init:
-            parameter.initialize(ctx=contexts)
-        array = mx.nd.array(values, dtype=parameter.dtype)
-        parameter.set_data(array.as_np_ndarray() if is_np_array() else array)
 
     def _factor_names(self) -> list[str]:
         return self._form.parameter_names(self._n_modes)

@@ -4,7 +4,7 @@ import trnet.tensor.backend  # noqa: F401  first, as it explains a missing MXNet
 from trnet.models.accounting import ParameterCount, count_head, space_savings
 from trnet.models.backbones import BACKBONES, Backbone, exchangeable, make_backbone, zoo_names
 from trnet.models.heads import HEADS
-from trnet.models.network import Network, build_network, exchange_head
+from trnet.models.network import Network, build_network, exchange_head, fold
 from trnet.models.pretrained import load_pretrained
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "count_head",
     "exchange_head",
     "exchangeable",
+    "fold",
     "load_pretrained",
     "make_backbone",
     "space_savings",

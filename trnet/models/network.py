@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mxnet.gluon import HybridBlock
+from mxnet.gluon import HybridBlock, nn
 
+from trnet.layers.block import TensorBlock
 from trnet.models.backbones import Backbone, make_backbone
 from trnet.models.heads import HEADS
 from trnet.models.tail import output_shape
@@ -86,3 +87,33 @@ def exchange_head(
     make_head = HEADS[arguments.pop("type")]
     in_shape = output_shape(backbone.trunk, image_shape)
     return Network(backbone.trunk, make_head(backbone, in_shape, classes, **arguments))
+
+
+def fold(block: HybridBlock) -> HybridBlock:
+    """A trained network for inference, with its tensor layers folded and all else shared.
+
+    Parameters
+    ----------
+    block : HybridBlock
+        A network of ours, or a tensor layer, also within ``HybridSequential``; in any other block
+        the layers stay as they are.
+
+    Returns
+    -------
+    HybridBlock
+        To be hybridized and exported.
+
+    Raises
+    ------
+    ValueError
+        For a layer whose input's shape is not known yet.
+    """
+    if isinstance(block, TensorBlock):
+        return block.folded()
+    if isinstance(block, Network):
+        return Network(fold(block.features), fold(block.output), prefix=block.prefix)
+    if type(block) is nn.HybridSequential:
+        folded = nn.HybridSequential(prefix=block.prefix)
+        folded.add(*(fold(child) for child in block))
+        return folded
+    return block
