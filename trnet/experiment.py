@@ -135,7 +135,7 @@ def train(
     dataset = find_dataset(config)
     weights = count_head(network, dataset.shape)
     baseline_weights = count(baseline).weights if baseline else weights.weights
-    source = _load(config, Shard(workers.index, workers.count))
+    source = load(config, Shard(workers.index, workers.count))
     workers.agree("the number of images to train on", source.train_size)
     workers.agree("the number of images to score", source.validation_size)
     recipe = config.train
@@ -217,7 +217,7 @@ def score(
     checkpoint.load_network(path, network, contexts)
     network.hybridize(static_alloc=True)
     dataset = find_dataset(config)
-    source = _load(config)
+    source = load(config)
     scores = evaluate(network, source, dataset.classes, config.train.batch_size, contexts)
     return config, checkpoint.load_metrics(path)[-1]["epoch"], scores
 
@@ -306,7 +306,7 @@ def _start_trained(network: Network, config: Config) -> str:
         )
 
 
-def _load(config: Config, shard: Shard = WHOLE) -> DataSource:
+def load(config: Config, shard: Shard = WHOLE) -> DataSource:
     """The images that a config names, or a worker's share of them."""
     dataset = find_dataset(config)
     request = Request(

@@ -155,11 +155,7 @@ def train(
         mx.random.seed(int(dropout_seed.generate_state(1)[0]))
         batches = enumerate(source.train(recipe.batch_size, (seed, epoch)), (epoch - 1) * steps)
         step = partial(train_step, network, trainer, loss, rate, contexts, batch_size, recipe.dtype)
-        n_images, total_loss = 0, 0.0
-        for n, batch_loss in _one_behind(step(*batch) for batch in batches):
-            n_images += n
-            total_loss += float(batch_loss.asscalar())
-            progress.advance(batch_size)
+        n_images, total_loss = train_epoch(step, batches, lambda: progress.advance(batch_size))
         n_images, total_loss = workers.sum([n_images, total_loss]).tolist()
         seconds = time.perf_counter() - begin
         if not math.isfinite(total_loss):
@@ -186,6 +182,23 @@ def train(
             _write_metrics(folder, metrics)
         progress.epoch(row)
     return metrics
+
+
+def train_epoch(
+    step: Callable[[int, Batch], tuple[int, mx.nd.NDArray]],
+    batches: Iterable[tuple[int, Batch]],
+    advance: Callable[[], None],
+) -> tuple[int, float]:
+    """Take a step with every numbered batch; gives the images and their summed loss.
+
+    ``advance`` is called once for each, a step late: nothing waits for what is being computed.
+    """
+    n_images, total_loss = 0, 0.0
+    for n, batch_loss in _one_behind(step(*batch) for batch in batches):
+        n_images += n
+        total_loss += float(batch_loss.asscalar())
+        advance()
+    return n_images, total_loss
 
 
 def train_step(

@@ -1,0 +1,111 @@
+#!/usr/bin/env python
+"""Measure what the training loop adds to forward, backward and update, and what the data cost.
+
+python benchmarks/loop.py configs/mnist/vgg_trl_8.yaml configs/fashion_mnist/vgg_tcl.yaml
+
+Epochs take turns in one process: bare ones, which are a Gluon loop of forward, backward and
+update on one batch that stays; ours on that same batch; ours on the data set's batches; and the
+data set's batches alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from layers import machine
+from timing import in_own_process, rows_of, take_turns, write_csv
+
+from trnet import config
+
+
+def main() -> None:
+    """Parse the arguments, measure, and write loop.csv."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("configs", type=Path, nargs="+")
+    arguments.add_argument("--rounds", type=int, default=12)
+    arguments.add_argument("--steps", type=int, default=60, help="an epoch")
+    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    options = arguments.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    rows = []
+    for path in options.configs:
+        rows += in_own_process(measure, path, options.rounds, options.steps)
+        write_csv(options.results / "loop.csv", rows)
+
+
+def measure(path: Path, rounds: int, steps: int) -> list[dict]:
+    """Rows of an experiment: ours on one batch first, then all that it is compared with."""
+    chosen = config.load(path)
+    epochs = make_epochs(chosen, steps)
+    seconds = take_turns(epochs, rounds, budget=float("inf"))
+    key = {"experiment": f"{chosen.suite}/{chosen.name}", "batch": chosen.train.batch_size}
+    rows = [{**key, **row, "machine": machine()} for row in rows_of(seconds)]
+    for row in rows:
+        row["ms"] = round(row["ms"] / steps, 3)
+        print(f"{key['experiment']}: {row['what']}: {row['ms']} ms a step, {row['ours/this']}")
+    return rows
+
+
+def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], None]]:
+    """Epochs of some steps, each kind by its name."""
+    import mxnet as mx
+    from mxnet import autograd
+
+    from trnet import experiment
+    from trnet.training import loop
+
+    contexts, recipe = [mx.cpu()], chosen.train
+    dataset, source = experiment.find_dataset(chosen), experiment.load(chosen)
+    size = recipe.batch_size
+    network = experiment.build(chosen)
+    loop.initialize(network, dataset.shape, chosen.seed, contexts)
+    network.hybridize(static_alloc=True, static_shape=True)
+    trainer = loop.make_trainer(network, recipe)
+    loss = loop.make_loss(recipe.label_smoothing, dataset.classes)
+    step = partial(
+        loop.train_step, network, trainer, loss, lambda step: 1e-4, contexts, size, recipe.dtype
+    )
+
+    def batches() -> Iterator:
+        while True:
+            yield from source.train(size, (0, 1))
+
+    images, labels = next(batches())
+
+    def bare() -> None:
+        for _ in range(steps):
+            with autograd.record():
+                losses = loss(network(images), labels)
+            losses.backward()
+            trainer.step(size)
+        mx.nd.waitall()
+
+    def ours(batches: Iterator) -> None:
+        loop.train_epoch(step, enumerate(islice(batches, steps)), lambda: None)
+        mx.nd.waitall()
+
+    def data() -> None:
+        for images, _ in islice(batches(), steps):
+            images.wait_to_read()
+
+    def same() -> Iterator:
+        while True:
+            yield images, labels
+
+    return {
+        "ours": lambda: ours(same()),
+        "bare": bare,
+        "ours, with its data": lambda: ours(batches()),
+        "data alone": data,
+    }
+
+
+if __name__ == "__main__":
+    main()
