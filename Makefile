@@ -1,11 +1,13 @@
 # make reproduce: set up, train the embedded suite, leave its table and plot in results/mnist.
 # make test:      set up, check the code, run the tests.
+# make benchmark: set up, with PyTorch in an environment of its own, and measure speed and memory
+#                 into results/benchmark; about an hour on a quiet machine.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
 
 CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3 python)
 IS_SUPPORTED = import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))
 
-.PHONY: reproduce test clean
+.PHONY: reproduce test benchmark clean
 
 reproduce: .venv/installed
 	.venv/bin/python scripts/reproduce.py configs/mnist --seeds 0,1,2
@@ -14,6 +16,19 @@ test: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python -m pytest
+
+benchmark: .venv/installed .venv-peers/installed
+	.venv/bin/python benchmarks/layers.py
+	.venv/bin/python benchmarks/layers.py --growth
+	.venv/bin/python benchmarks/peers.py --python .venv-peers/bin/python
+	.venv/bin/python benchmarks/networks.py configs/imagenet
+	.venv/bin/python benchmarks/loop.py $(LOOP)
+	.venv/bin/python benchmarks/report.py
+
+.venv-peers/installed: benchmarks/requirements-peers.txt
+	$(firstword $(wildcard .venv/bin/python3.1[01]) .venv/bin/python) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 .venv/installed: setup.py
 	@for python in $(CANDIDATES); do \
@@ -31,4 +46,4 @@ test: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-peers build *.egg-info

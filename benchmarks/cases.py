@@ -64,6 +64,11 @@ CASES = [
     Case("TCL AlexNet", "TCL", ALEXNET, (185, 5, 5)),
     Case("TCL AlexNet, dense", "TCL", ALEXNET, (185, 5, 5), 2960, 4096),
 ]
+# Further ranks and batches, to see how time grows.
+GROWTH = [
+    *(Case(f"TRL {r}", "TRL", RESNET, (r, 1, 1, r), CLASSES, CLASSES) for r in (6, 12, 25)),
+    *(Case(f"TRL {r}", "TRL", RESNET, (r, 1, 1, r), CLASSES, CLASSES) for r in (400, 800)),
+]
 BATCHES = (1, 8, 32, 128)
 COPIED = 2**24  # elements of an array that is copied to overwrite the caches
 MODES = ("forward", "forward and backward")

@@ -18,24 +18,26 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import os
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
-from cases import BATCHES, CASES, COPIED, MODES, Case
+from cases import BATCHES, CASES, COPIED, GROWTH, MODES, Case
 from mxnet.gluon import HybridBlock, nn
 from timing import in_own_process, rows_of, take_turns, write_csv
 
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
 MIB = 2**20
-REBUILT = 32  # the batch at which full weights are rebuilt
+ONE_BATCH = 32  # where one has to do: for rebuilt weights, and for further ranks
 
 
 def main() -> None:
-    """Parse the arguments, measure, and write layers.csv."""
+    """Parse the arguments, measure, and write layers.csv, or growth.csv."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,22 +45,21 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=30)
     arguments.add_argument("--processes", type=int, default=3)
     arguments.add_argument("--budget", type=float, default=3.0, help="seconds a measurement")
-    arguments.add_argument("--only", default="", help="cases whose names hold this")
+    arguments.add_argument("--growth", action="store_true", help="further ranks, at one batch")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    cases, batches = (GROWTH, (ONE_BATCH,)) if options.growth else (CASES, options.batches)
+    path = options.results / ("growth.csv" if options.growth else "layers.csv")
     rows = []
-    for case in CASES:
-        if options.only not in case.name:
-            continue
-        for batch in options.batches:
-            measured = [
-                in_own_process(measure, case, batch, options.rounds, options.budget, first)
-                for first in range(options.processes)
-            ]
-            for mode in MODES:
-                rows += summarize(case, batch, mode, [m[mode] for m in measured])
-            write_csv(options.results / "layers.csv", rows)
+    for case, batch in product(cases, batches):
+        measured = [
+            in_own_process(measure, case, batch, options.rounds, options.budget, process)
+            for process in range(options.processes)
+        ]
+        for mode in MODES:
+            rows += summarize(case, batch, mode, [m[mode] for m in measured])
+        write_csv(path, rows)
 
 
 def measure(case: Case, batch: int, rounds: int, budget: float, process: int) -> dict:
@@ -67,18 +68,18 @@ def measure(case: Case, batch: int, rounds: int, budget: float, process: int) ->
     What takes seconds, whatever the batch, is measured in the first process and at one batch.
     """
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
-    copy, product = yardsticks()
+    copy, square = yardsticks()
     measured, trunk = {}, {}
     for mode in MODES:
         functions = {name: run(way, case, x, mode) for name, way in ways(case).items()}
         if mode == "forward":  # its backward would write a gradient that no trunk needs
             functions["trunk"] = run(Behind(First()), case, x, mode)
-        if process > 0 or batch != REBUILT:
+        if process > 0 or batch != ONE_BATCH:
             functions.pop("TensorLy, full weight", None)
         memory = {name: allocated(function) for name, function in functions.items()}
-        yardstick = {"copy": copy, "product": product}
+        yardstick = {"copy": copy, "square": square}
         seconds = take_turns({**functions, **yardstick}, rounds, budget, copy)
-        floor = floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("product"))
+        floor = floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("square"))
         trunk = trunk or {"seconds": np.median(seconds.pop("trunk")), "memory": memory.pop("trunk")}
         for name in seconds:
             if not name.startswith("TensorLy"):
@@ -126,6 +127,7 @@ def machine() -> str:
 
 def allocated(function: Callable[[], None]) -> int:
     """Bytes that a process takes more, at the peak of a function's first call, than before it."""
+    gc.collect()
     mx.nd.waitall()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # makes the peak the present
@@ -256,20 +258,20 @@ def yardsticks() -> tuple[Callable[[], None], Callable[[], None]]:
         mx.nd.elemwise_add(source, source, out=target)
         target.wait_to_read()
 
-    def product() -> None:
+    def square() -> None:
         mx.nd.FullyConnected(left, right, num_hidden=SIDE, no_bias=True).wait_to_read()
 
-    return copy, product
+    return copy, square
 
 
-def floor_of(case: Case, batch: int, mode: str, copy: list, product: list) -> float:
+def floor_of(case: Case, batch: int, mode: str, copy: list, square: list) -> float:
     """Seconds that reading, writing and multiplying take at the machine's best rates.
 
     A forward reads the input and writes the output; a backward reads both and the output's
     gradient, writes the input's, and multiplies twice as much.
     """
     bandwidth = 3 * 4 * COPIED / min(copy)
-    rate = SIDE**3 / min(product)
+    rate = SIDE**3 / min(square)
     traffic, multiply_adds = batch * case.traffic, batch * counted(case)
     times = 1 if mode == "forward" else 3
     return times * (traffic / bandwidth + multiply_adds / rate)

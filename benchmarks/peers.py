@@ -61,7 +61,6 @@ def main() -> None:
     arguments.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     arguments.add_argument("--rounds", type=int, default=12)
     arguments.add_argument("--budget", type=float, default=4.0, help="seconds a measurement")
-    arguments.add_argument("--only", default="", help="cases whose names hold this")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     threads = len(os.sched_getaffinity(0))
@@ -70,8 +69,6 @@ def main() -> None:
     versions = peer.ask(do="versions")
     rows = []
     for case in CASES:
-        if options.only not in case.name:
-            continue
         for batch in options.batches:
             for mode in MODES:
                 rows += measure(peer, case, batch, mode, options.rounds, options.budget, versions)

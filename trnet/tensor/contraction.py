@@ -397,15 +397,16 @@ def _product(F, step: Step, matrix, transposed: bool = False, given=()) -> Produ
     """A step with its matrix, (produced, contracted) or ``transposed``, as its operator takes it.
 
     A whole step takes it as it is: where a matrix is large next to the batch, its transposed copy
-    would cost the most.
+    would cost the most. Other matrices are copies, never views of a parameter: oneDNN lays out
+    weights anew in place when nothing is recorded.
     """
     if step.is_whole:
         return Product(step, matrix, transposed, given=given or (step.produced,))
     if transposed:
         is_column = step.produced == 1
-        matrix = matrix.reshape((1, -1)) if is_column else F.transpose(matrix)
+        matrix = F.reshape(matrix, shape=(1, -1)) if is_column else F.transpose(matrix)
     if step.trailing > 1:
-        matrix = matrix.reshape((step.produced, step.contracted, 1, 1))
+        matrix = F.reshape(matrix, shape=(step.produced, step.contracted, 1, 1))
     return Product(step, matrix)
 
 
@@ -427,7 +428,7 @@ def kronecker(F, matrices: Sequence, shapes: Sequence[tuple[int, int]]):
             if columns > 1 and r > 1:
                 product = F.transpose(product, axes=(0, 2, 1, 3))
         rows, columns = rows * r, columns * i
-        product = product.reshape((rows, columns))
+        product = F.reshape(product, shape=(rows, columns))
     return product
 
 
@@ -435,9 +436,11 @@ def khatri_rao(F, matrices: Sequence, shapes: Sequence[tuple[int, int]]):
     """Row by row Kronecker product: matrices (R, Ik) to one of shape (R, I1·…·In)."""
     product, (rank, columns) = matrices[0], shapes[0]
     for matrix, (_, i) in zip(matrices[1:], shapes[1:]):
-        product = F.broadcast_mul(product.reshape((rank, columns, 1)), matrix.reshape((rank, 1, i)))
+        product = F.broadcast_mul(
+            F.reshape(product, shape=(rank, columns, 1)), F.reshape(matrix, shape=(rank, 1, i))
+        )
         columns *= i
-        product = product.reshape((rank, columns))
+        product = F.reshape(product, shape=(rank, columns))
     return product
 
 
@@ -496,7 +499,7 @@ def tucker_products(
     ]
     ones = tuple(mode_ranks[1:])
     if prod(ones) > 1:
-        core, ones = core.reshape((-1, out_rank)), ()
+        core, ones = F.reshape(core, shape=(-1, out_rank)), ()
     links = [core]
     if len(chain.modes) > 2:  # the last mode is a link as well
         last = plan(shape[:-1], tuple(mode_ranks), reuse)[-1]
@@ -507,7 +510,7 @@ def tucker_products(
             given = (*ones, out_rank) if run[-1] is core else ()
             products.append(_product(F, step, reduce(F.dot, run), transposed=True, given=given))
         elif run:
-            weight = reduce(F.dot, run).reshape((-1, out_rank))
+            weight = F.reshape(reduce(F.dot, run), shape=(-1, out_rank))
             products.append(_product(F, step, F.dot(output, weight, transpose_b=True)))
         else:
             products.append(_product(F, step, output))
@@ -543,7 +546,7 @@ def cp_products(F, factors: Sequence, shape, rank: int, reuse: float = TRAINING)
     for step in others:
         rows = [F.transpose(factor) for factor in factors[1:-1]]
         kernel = khatri_rao(F, rows, [(rank, size) for size in shape[1:-1]])
-        kernel = kernel.reshape((rank, 1, *_pixels(shape[1:-1])))
+        kernel = F.reshape(kernel, shape=(rank, 1, *_pixels(shape[1:-1])))
         products.append(Product(step, kernel, by_component=True))
     return [*products, _product(F, output, factors[-1])]
 
@@ -572,7 +575,7 @@ def tensor_train_products(
         if first == len(cores):
             given = (shape[-1], 1)
         else:
-            matrix = matrix.reshape((step.contracted, step.produced))
+            matrix = F.reshape(matrix, shape=(step.contracted, step.produced))
         products.append(_product(F, step, matrix, transposed=True, given=given))
     return products
 

@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""Lay out what the benchmarks measured: results/benchmark/table.md and growth.png.
+
+python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import tabulate
+from cases import BATCHES, MODES
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+AT = "32"  # the batch of the table
+OTHERS = {
+    "dense": "dense head, MXNet",
+    "TensorLy": "TensorLy, MXNet",
+    "TensorLy, full weight": "TensorLy, rebuilt",
+    "torch, dense": "dense head, PyTorch",
+    "torch, TRL": "TRL by hand, PyTorch",
+    "TensorLy-Torch": "TensorLy-Torch",
+    "TensorLy-Torch, default": "TensorLy-Torch, default",
+}
+LINES = {
+    "TRL 50": "tab:blue",
+    "TRL 200": "tab:purple",
+    "TCL VGG": "tab:orange",
+    "TCL VGG, dense": "tab:brown",
+}
+
+
+def main() -> None:
+    """Read the CSV files, write the table and the plot."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    folder = arguments.parse_args().results
+    layers, growth, peers = (read(folder / f"{n}.csv") for n in ("layers", "growth", "peers"))
+    (folder / "table.md").write_text(table(layers, peers), encoding="utf-8")
+    plot(layers, growth, folder / "growth.png")
+    print(f"Written to {folder / 'table.md'} and {folder / 'growth.png'}")
+
+
+def read(path: Path) -> list[dict]:
+    """Rows of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def table(layers: Sequence[dict], peers: Sequence[dict]) -> str:
+    """Our time and its ratio to every other way's, at one batch, in Markdown."""
+    rows = []
+    for ours in select(layers, what="ours", batch=AT):
+        key = {name: ours[name] for name in ("case", "mode", "batch")}
+        others = {row["what"]: row for row in select([*layers, *peers], **key)}
+        cells = {
+            "Layer": ours["case"],
+            "": ours["mode"],
+            "ms": f"{float(ours['ms']):.2f}",
+            "floors": ours["floors"],
+            "MiB": ours["memory MiB"],
+        }
+        for what, heading in OTHERS.items():
+            cells[heading] = spread(others[what]) if what in others else ""
+        rows.append(cells)
+    notes = (
+        f"Batches of {AT}, float32. Ratios are our time over theirs, with the quartiles of the "
+        "ratios turn by turn in brackets: below 1 ours is faster. A floor is the time to read the "
+        "input and write the output once, and to do the multiply-adds, at the rates measured in "
+        "the same turns. MiB: working memory at its peak, beside parameters and input."
+    )
+    machines = ", ".join(dict.fromkeys(row["machine"] for row in [layers[0], peers[0]]))
+    return "\n\n".join(
+        [
+            tabulate.tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True),
+            notes,
+            f"Measured by `make benchmark` on {machines}.\n",
+        ]
+    )
+
+
+def select(rows: Sequence[dict], **wanted: str) -> list[dict]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def spread(row: dict) -> str:
+    """A ratio with its quartiles."""
+    ratio, low, high = (float(row[name]) for name in ("ours/this", "quartile 1", "quartile 3"))
+    return f"{ratio:.2g} ({low:.2g} to {high:.2g})"
+
+
+def plot(layers: Sequence[dict], growth: Sequence[dict], path: Path) -> None:
+    """Time against batch, and against rank, on log axes."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), constrained_layout=True)
+    for (by_batch, by_rank), mode in zip(axes.T, MODES):
+        for name, color in LINES.items():
+            draw(by_batch, select(layers, case=name, mode=mode), "batch", color, name)
+        replaced = select(layers, case="TRL 50", mode=mode, what="dense")
+        by_batch.plot(*points(replaced, "batch"), "k:", label="pooling and dense, ResNet")
+        by_batch.set(title=mode, xlabel="batch", xticks=BATCHES, xticklabels=BATCHES)
+        trls = [row for row in [*layers, *growth] if is_published_form(row["case"])]
+        trls = [row | {"rank": row["case"].split()[1]} for row in trls if row["batch"] == AT]
+        draw(by_rank, select(trls, mode=mode), "rank", "tab:blue", "TRL (r, 1, 1, r)")
+        dense = points(select(trls, mode=mode, what="dense"), "rank")
+        by_rank.plot(*dense, "k:", label="pooling and dense")
+        ranks = sorted({int(row["rank"]) for row in trls})
+        by_rank.set(title=f"{mode}, batch {AT}", xlabel="rank r", xticks=ranks, xticklabels=ranks)
+    for axis in axes.flat:
+        axis.set(xscale="log", yscale="log", ylabel="ms")
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def is_published_form(name: str) -> bool:
+    """Whether a case is a TRL (r, 1, 1, r) with nothing else to it."""
+    kind, _, rank = name.partition(" ")
+    return kind == "TRL" and rank.isdigit()
+
+
+def draw(axis, rows: Sequence[dict], by: str, color: str, label: str) -> None:
+    """Our time as a line, and the floor under it."""
+    ours = select(rows, what="ours")
+    axis.plot(*points(ours, by), "o-", color=color, label=label)
+    axis.plot(*points(ours, by, "floor ms"), "--", color=color, alpha=0.5, label=f"{label}: floor")
+
+
+def points(rows: Sequence[dict], by: str, of: str = "ms") -> tuple[list[float], list[float]]:
+    """Values against another column, in its order."""
+    pairs = sorted((float(row[by]), float(row[of])) for row in rows)
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+if __name__ == "__main__":
+    main()
