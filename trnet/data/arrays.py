@@ -10,6 +10,9 @@ import numpy as np
 from trnet.data.source import Batch, DataSource, Request
 from trnet.tensor.backend import mx
 
+# Images that are augmented at once: of a small batch alone, launching the operators costs the most.
+_CHUNK = 1024
+
 Augmentation = Callable[[mx.nd.NDArray, np.random.Generator], mx.nd.NDArray]
 
 
@@ -65,8 +68,14 @@ def from_arrays(
     def train_epoch(batch_size: int, seed: tuple[int, ...]) -> Iterator[Batch]:
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(train.labels))
-        for step in range(source.train_batches(batch_size)):
-            yield own(batch(train, order[step * batch_size : (step + 1) * batch_size], rng))
+        order = order[: source.train_batches(batch_size) * batch_size]
+        chunk = batch_size * max(1, _CHUNK // batch_size)
+        for chunk_begin in range(0, len(order), chunk):
+            rows = order[chunk_begin : chunk_begin + chunk]
+            images, labels = batch(train, rows, rng)
+            for begin in range(0, len(rows), batch_size):
+                step = slice(begin, begin + batch_size)
+                yield own((images[step], labels[step]))
 
     def validation_epoch(batch_size: int) -> Iterator[Batch]:
         order = np.arange(len(validation.labels))[shard.slice(len(validation.labels))]
