@@ -21,8 +21,8 @@ benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/layers.py
 	.venv/bin/python benchmarks/layers.py --growth
 	.venv/bin/python benchmarks/peers.py --python .venv-peers/bin/python
-	.venv/bin/python benchmarks/networks.py configs/imagenet
-	.venv/bin/python benchmarks/loop.py $(LOOP)
+	.venv/bin/python benchmarks/networks.py configs/imagenet --also alexnet 32
+	.venv/bin/python benchmarks/loop.py configs/mnist/vgg.yaml configs/mnist/vgg_trl_8.yaml
 	.venv/bin/python benchmarks/report.py
 
 .venv-peers/installed: benchmarks/requirements-peers.txt

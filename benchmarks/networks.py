@@ -5,7 +5,8 @@ python benchmarks/networks.py configs/imagenet --batch 8
 
 Each baseline and the experiments that are measured against it take turns, step by step, in one
 process; ratios are of neighbouring turns. Peak memory is that of a process of its own that trains
-for two steps. Beside them stands the throughput of the input pipeline on photographs.
+for two steps. Beside them stands the throughput of the input pipeline on photographs. Written to
+throughput.md beside the suite's results, and to benchmark/networks.csv.
 """
 
 import argparse
@@ -14,12 +15,11 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from timing import in_own_process, write_csv
 
 from trnet import config
 from trnet.config import Config
@@ -32,44 +32,50 @@ KIB = 1024
 
 
 def main() -> None:
-    """Parse the arguments, measure, and write throughput.md."""
+    """Parse the arguments, measure, and write throughput.md and networks.csv."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("suite", type=Path)
     arguments.add_argument("--batch", type=int, default=8)
+    arguments.add_argument(
+        "--also", nargs=2, default=(), metavar=("BASELINE", "BATCH"), help="one at another batch"
+    )
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--results", type=Path, default=Path("results"))
     options = arguments.parse_args()
     cores = len(os.sched_getaffinity(0))
     os.environ["OMP_NUM_THREADS"] = str(cores)  # MXNet's own default is half of them
     configs = config.load_suite(options.suite)
+    baselines = [(c, options.batch) for c in configs if c.baseline is None]
+    if options.also:
+        name, batch = options.also
+        baselines += [(c, int(batch)) for c, _ in baselines if c.name == name]
     rows = []
-    for baseline in [c for c in configs if c.baseline is None]:
+    for baseline, batch in baselines:
         group = [baseline, *(c for c in configs if c.baseline == baseline.name)]
-        turns = in_own_process(take_turns, group, options.batch, options.rounds)
-        memory = [in_own_process(peak_memory, c, options.batch) for c in group]
-        rows += [
-            {"name": c.name, "baseline": baseline.name, "memory": m, **t}
-            for c, m, t in zip(group, memory, turns)
-        ]
-        print(f"measured {', '.join(c.name for c in group)}", flush=True)
+        seconds = in_own_process(take_turns, group, batch, options.rounds)
+        memory = [in_own_process(peak_memory, c, batch) for c in group]
+        rows += summarize(group, batch, seconds, memory)
+        print(f"measured {', '.join(c.name for c in group)} at batch {batch}", flush=True)
     pipeline = in_own_process(pipeline_throughput, cores)
-    folder = options.results / configs[0].suite
-    folder.mkdir(parents=True, exist_ok=True)
+    also = f" --also {' '.join(options.also)}" if options.also else ""
     command = (
-        f"python benchmarks/networks.py {options.suite} --batch {options.batch} "
+        f"python benchmarks/networks.py {options.suite} --batch {options.batch}{also} "
         f"--rounds {options.rounds}"
     )
-    path = folder / "throughput.md"
+    path = options.results / configs[0].suite / "throughput.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(report(rows, pipeline, command, options, cores), encoding="utf-8")
+    rounded = [
+        {
+            key: float(f"{cell:.4g}") if isinstance(cell, float) else cell
+            for key, cell in row.items()
+        }
+        for row in rows
+    ]
+    write_csv(options.results / "benchmark" / "networks.csv", rounded)
     print(f"Written to {path}")
-
-
-def in_own_process(function: Callable, *arguments):
-    """Call a function in a process that starts with it and ends with it."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def take_turns(configs: Sequence[Config], batch: int, rounds: int) -> list[dict]:
@@ -192,16 +198,19 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
     from trnet import experiment
     from trnet.tensor.backend import mx
 
-    networks = []
-    for row in rows:
-        base = next(r for r in rows if r["name"] == row["baseline"])
-        cells = {"Experiment": row["name"]}
-        for kind, heading in (("train", "Training"), ("forward", "Inference")):
-            cells[f"{heading}, images/s"] = f"{options.batch / median(row[kind]):.3g}"
-            cells[f"{heading}, × baseline"] = against(base[kind], row[kind])
-        cells["Peak memory, MiB"] = f"{row['memory']:.0f}"
-        cells["Memory, × baseline"] = f"{row['memory'] / base['memory']:.2f}"
-        networks.append(cells)
+    networks = [
+        {
+            "Experiment": row["experiment"],
+            "Batch": row["batch"],
+            "Training, images/s": f"{row['train images/s']:.3g}",
+            "Training, × baseline": against(row, "train"),
+            "Inference, images/s": f"{row['forward images/s']:.3g}",
+            "Inference, × baseline": against(row, "forward"),
+            "Peak memory, MiB": f"{row['memory MiB']:.0f}",
+            "Memory, × baseline": f"{row['memory, × baseline']:.2f}",
+        }
+        for row in rows
+    ]
     pipes = [
         {"Form": r["form"], "For": r["kind"], "images/s": f"{r['images']:.0f}"} for r in pipeline
     ]
@@ -210,10 +219,10 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
         [
             f"# {options.suite.name}: throughput on this machine",
             tabulate.tabulate(networks, headers="keys", tablefmt="pipe", disable_numparse=True),
-            f"Synthetic batches of {options.batch}, float32, medians of {options.rounds} turns or "
-            "more; × baseline is the median ratio of images a second in neighbouring turns, with "
-            "quartiles in brackets: a range that holds 1 shows no difference on this shared "
-            "machine. Inference is a hybridized forward. Peak memory is that of "
+            f"Synthetic batches, float32, medians of {options.rounds} turns or more; × baseline is "
+            "the median ratio of images a second in neighbouring turns, with quartiles in "
+            "brackets: a range that holds 1 shows no difference on this shared machine. Inference "
+            "is a hybridized forward. Peak memory is that of "
             f"a process that trains for {MEMORY_STEPS} steps, with Python and MXNet.",
             "## The input pipeline",
             tabulate.tabulate(pipes, headers="keys", tablefmt="pipe", disable_numparse=True),
@@ -223,11 +232,29 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
     )
 
 
-def against(baseline: Sequence[float], seconds: Sequence[float]) -> str:
+def summarize(
+    group: Sequence[Config], batch: int, seconds: Sequence[dict], memory: Sequence[float]
+) -> list[dict]:
+    """A row for each experiment of a group, whose first is the baseline."""
+    rows = []
+    for c, taken, peak in zip(group, seconds, memory):
+        row = {"experiment": c.name, "batch": batch}
+        for kind, spent in taken.items():
+            ratios = [base / own for base, own in zip(seconds[0][kind], spent)]
+            row[f"{kind} images/s"] = batch / median(spent)
+            row[f"{kind}, × baseline"] = median(ratios)
+            row[f"{kind}, quartile 1"], row[f"{kind}, quartile 3"] = np.quantile(
+                ratios, [0.25, 0.75]
+            )
+            row[f"{kind}, turns"] = len(spent)
+        rows.append({**row, "memory MiB": peak, "memory, × baseline": peak / memory[0]})
+    return rows
+
+
+def against(row: dict, kind: str) -> str:
     """How many times the baseline's speed, by neighbouring turns."""
-    ratios = [b / s for b, s in zip(baseline, seconds)]
-    low, high = np.quantile(ratios, [0.25, 0.75])
-    return f"{median(ratios):.2f} ({low:.2f} to {high:.2f})"
+    low, high = row[f"{kind}, quartile 1"], row[f"{kind}, quartile 3"]
+    return f"{row[f'{kind}, × baseline']:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":
