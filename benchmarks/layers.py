@@ -29,7 +29,7 @@ import mxnet as mx
 import numpy as np
 from cases import BATCHES, CASES, COPIED, GROWTH, MODES, Case
 from mxnet.gluon import HybridBlock, nn
-from timing import in_own_process, rows_of, take_turns, write_csv
+from timing import in_own_process, read_csv, rows_of, take_turns, write_csv
 
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
 MIB = 2**20
@@ -45,13 +45,18 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=30)
     arguments.add_argument("--processes", type=int, default=3)
     arguments.add_argument("--budget", type=float, default=3.0, help="seconds a measurement")
+    arguments.add_argument("--only", help="the case of this name; what others measured stays")
     arguments.add_argument("--growth", action="store_true", help="further ranks, at one batch")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
     cases, batches = (GROWTH, (ONE_BATCH,)) if options.growth else (CASES, options.batches)
     path = options.results / ("growth.csv" if options.growth else "layers.csv")
-    rows = []
+    if options.only:
+        cases = [case for case in cases if case.name == options.only]
+        rows = [row for row in read_csv(path) if row["case"] != options.only]
+    else:
+        rows = []
     for case, batch in product(cases, batches):
         measured = [
             in_own_process(measure, case, batch, options.rounds, options.budget, process)
@@ -71,9 +76,9 @@ def measure(case: Case, batch: int, rounds: int, budget: float, process: int) ->
     copy, square = yardsticks()
     measured, trunk = {}, {}
     for mode in MODES:
-        functions = {name: run(way, case, x, mode) for name, way in ways(case).items()}
+        functions = {name: run(way, x, mode) for name, way in ways(case).items()}
         if mode == "forward":  # its backward would write a gradient that no trunk needs
-            functions["trunk"] = run(Behind(First()), case, x, mode)
+            functions["trunk"] = run(Behind(First()), x, mode)
         if process > 0 or batch != ONE_BATCH:
             functions.pop("TensorLy, full weight", None)
         memory = {name: allocated(function) for name, function in functions.items()}
@@ -223,14 +228,14 @@ class First(HybridBlock):
         return F.slice_axis(x, axis=1, begin=0, end=1)
 
 
-def run(way: Callable, case: Case, x, mode: str) -> Callable[[], None]:
+def run(way: Callable, x, mode: str) -> Callable[[], None]:
     """A call that computes one way in a mode, and waits for all that it computes."""
     is_network = isinstance(way, Behind)
     apart = is_network and len(x) > 1
     parts = [x[:1].copy(), x[1:].copy()] if apart else [x.copy()]
-    if mode != MODES[0]:
-        parts[0].attach_grad()
-    head = mx.nd.ones((len(x), *case.out_shape))
+    if is_network:
+        way.initialize(mx.init.Xavier())
+    head = mx.nd.ones_like(way(*parts))
 
     def forward() -> None:
         way(*parts).wait_to_read()
@@ -241,10 +246,11 @@ def run(way: Callable, case: Case, x, mode: str) -> Callable[[], None]:
         out.backward(head)
         mx.nd.waitall()
 
+    if mode != MODES[0]:
+        parts[0].attach_grad()
     function = forward if mode == MODES[0] else both
     if is_network:
-        way.initialize(mx.init.Xavier())
-        function()  # libraries allocate what they keep, and deferred shapes are told
+        function()  # so that libraries have allocated what they keep
         way.hybridize(static_alloc=True, static_shape=True)
     return function
 

@@ -83,8 +83,8 @@ def measure(
     key = {"case": case.name, "batch": batch, "mode": mode}
     copy, _ = yardsticks()
     turns = {
-        "trunk": partial(turn, run(Behind(First()), case, x, MODES[0]), copy),
-        "ours": partial(turn, run(ways(case)["ours"], case, x, mode), copy),
+        "trunk": partial(turn, run(Behind(First()), x, MODES[0]), copy),
+        "ours": partial(turn, run(ways(case)["ours"], x, mode), copy),
     }
     for way in peer.ask(do="prepare", **key):
         turns[way] = partial(peer.ask, do="compute", way=way, times=TIMES, **key)

@@ -7,13 +7,13 @@ python benchmarks/report.py
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import tabulate
 from cases import BATCHES, MODES
+from timing import read_csv
 
 matplotlib.use("Agg")
 
@@ -44,16 +44,10 @@ def main() -> None:
     )
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     folder = arguments.parse_args().results
-    layers, growth, peers = (read(folder / f"{n}.csv") for n in ("layers", "growth", "peers"))
+    layers, growth, peers = (read_csv(folder / f"{n}.csv") for n in ("layers", "growth", "peers"))
     (folder / "table.md").write_text(table(layers, peers), encoding="utf-8")
     plot(layers, growth, folder / "growth.png")
     print(f"Written to {folder / 'table.md'} and {folder / 'growth.png'}")
-
-
-def read(path: Path) -> list[dict]:
-    """Rows of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def table(layers: Sequence[dict], peers: Sequence[dict]) -> str:

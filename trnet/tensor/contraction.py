@@ -296,7 +296,7 @@ def _apply(F, x, shape: tuple[int, ...], product: Product, view: Callable, bias=
         return _convolve(F, x, matrix, components, pixels, num_group=components), (components, 1, 1)
     if step.trailing > 1:
         pixels = _pixels(step.before[step.last :])
-        x = view(x, shape, (step.contracted, *pixels), step.leading)
+        x = view(x, shape, (step.contracted, *pixels))
         x = _convolve(F, x, matrix, step.produced)
         if step.leading == 1:
             return x, (step.produced, *pixels)
@@ -310,16 +310,16 @@ def _apply(F, x, shape: tuple[int, ...], product: Product, view: Callable, bias=
     return out, (*leading, step.produced)
 
 
-def _view(x, shape: tuple[int, ...], target: tuple[int, ...], samples: int = 1):
-    """The elements of samples of a shape as ``samples`` times as many of another."""
+def _view(x, shape: tuple[int, ...], target: tuple[int, ...]):
+    """Samples of a shape, with their elements taken as samples of another."""
     return x if shape == target else x.reshape((-1, *target))
 
 
 def _tell_sizes(products: Sequence[Product]) -> bool:
-    """Whether operators that refuse what does not fit their matrices check all of an input's sizes.
+    """Whether the operators themselves refuse an input of other sizes, by those of their matrices.
 
-    A product over several modes checks how many elements they have together: what they are by
-    themselves, where they are to be of one size.
+    A product over several modes compares how many elements they have together. That will do where
+    they are to be of one size, as pixels are, and the first mode is contracted by itself.
     """
     first, *others = products[0].step.before
     steps = [product.step for product in products]
@@ -330,7 +330,7 @@ def _tell_sizes(products: Sequence[Product]) -> bool:
     )
 
 
-def _view_by_codes(F, x, shape: tuple[int, ...], target: tuple[int, ...], samples: int = 1):
+def _view_by_codes(F, x, shape: tuple[int, ...], target: tuple[int, ...]):
     """:func:`_view` of a symbol, by merging and splitting modes and without the sizes.
 
     Nobody else checks them, and oneDNN's Reshape compares none: from an input that does not fit,

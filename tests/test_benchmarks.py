@@ -1,0 +1,84 @@
+"""The benchmarks: that they measure what they say, and that the tables are the measurements."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results" / "benchmark"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield
+    for name in ("cases", "layers", "report", "timing"):
+        sys.modules.pop(name, None)
+
+
+def test_turns_are_taken_in_order_and_slow_ones_sit_out():
+    import timing
+
+    calls = []
+    seconds = timing.take_turns(
+        {"quick": lambda: calls.append("quick"), "slow": lambda: calls.append("slow")},
+        rounds=3,
+        budget=0.0,
+        before=lambda: calls.append("before"),
+    )
+    assert calls[:4] == ["before", "quick", "before", "slow"]
+    assert {name: len(taken) for name, taken in seconds.items()} == {"quick": 2, "slow": 2}
+    seconds = timing.take_turns({"quick": lambda: None}, rounds=3, budget=1.0)
+    assert len(seconds["quick"]) == 3
+
+
+def test_ratios_are_of_medians_with_quartiles_by_turn():
+    import timing
+
+    ours, other = timing.rows_of({"ours": [1.0, 2.0, 9.0], "other": [4.0, 4.0, 4.0]})
+    assert (ours["ours/this"], ours["ms"], ours["turns"]) == (1.0, 2000.0, 3)
+    assert (other["ours/this"], other["quartile 1"], other["quartile 3"]) == (0.5, 0.375, 1.38)
+
+
+@pytest.mark.parametrize("mode", ["forward", "forward and backward"])
+def test_a_case_is_measured_behind_a_trunk(mode):
+    """Every way has its time, its memory and the same floor, and the trunk is no way."""
+    import layers
+    from cases import Case
+
+    case = Case("TRL 3", "TRL", (8, 3, 3), (3, 1, 1, 3), 5, 5)
+    measured = [layers.measure(case, 2, rounds=2, budget=1.0, process=1)]
+    rows = layers.summarize(case, 2, mode, [one[mode] for one in measured])
+    assert [row["what"] for row in rows] == ["ours", "dense", "TensorLy"]
+    assert {row["floor ms"] for row in rows} == {rows[0]["floor ms"]}
+    assert all(row["turns"] == 2 and row["machine"] for row in rows)
+
+
+def test_the_ways_of_a_case_compute_the_same():
+    """Ours and TensorLy's projection, given the same parameters."""
+    import layers
+    import mxnet as mx
+    import numpy as np
+    from cases import Case
+
+    case = Case("TRL 3", "TRL", (8, 3, 3), (3, 2, 2, 3), 5, 5)
+    found = layers.ways(case)
+    x = mx.nd.random.normal(shape=(4, *case.in_shape))
+    ours, theirs = found["ours"], found["TensorLy"]
+    ours.initialize()
+    rebuilding = found["TensorLy, full weight"]
+    pairs = zip(ours.collect_params().values(), rebuilding.collect_params().values())
+    for parameter, held in pairs:
+        parameter.set_data(held.data())
+    expected = rebuilding(x).asnumpy()
+    for out in (ours(x[:1], x[1:]), theirs(x)):
+        np.testing.assert_allclose(out.asnumpy(), expected, atol=1e-5 * abs(expected).max())
+
+
+def test_the_table_is_that_of_the_measurements():
+    import report
+
+    layers, peers = (report.read_csv(RESULTS / f"{name}.csv") for name in ("layers", "peers"))
+    assert (RESULTS / "table.md").read_text(encoding="utf-8") == report.table(layers, peers)
+    assert len(report.select(layers, what="ours")) == 80
