@@ -33,11 +33,12 @@ from timing import in_own_process, read_csv, rows_of, take_turns, write_csv
 
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
 MIB = 2**20
+M_MMAP_THRESHOLD, PAGES = -3, 2**17  # of glibc's malloc: what is larger has pages of its own
 ONE_BATCH = 32  # where one has to do: for rebuilt weights, and for further ranks
 
 
 def main() -> None:
-    """Parse the arguments, measure, and write layers.csv, or growth.csv."""
+    """Parse the arguments, measure, and write layers.csv, growth.csv or memory.csv."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,9 +48,16 @@ def main() -> None:
     arguments.add_argument("--budget", type=float, default=3.0, help="seconds a measurement")
     arguments.add_argument("--only", help="the case of this name; what others measured stays")
     arguments.add_argument("--growth", action="store_true", help="further ranks, at one batch")
+    arguments.add_argument("--memory", action="store_true", help="memory, and not time")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    if options.memory:
+        rows = []
+        for case, batch in product(CASES, options.batches):
+            rows += in_own_process(measure_memory, case, batch)
+            write_csv(options.results / "memory.csv", rows)
+        return
     cases, batches = (GROWTH, (ONE_BATCH,)) if options.growth else (CASES, options.batches)
     path = options.results / ("growth.csv" if options.growth else "layers.csv")
     if options.only:
@@ -68,30 +76,46 @@ def main() -> None:
 
 
 def measure(case: Case, batch: int, rounds: int, budget: float, process: int) -> dict:
-    """Seconds, floor and memory of every way to compute a case, by mode.
+    """Seconds of every way to compute a case, and its floor, by mode.
 
     What takes seconds, whatever the batch, is measured in the first process and at one batch.
     """
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
     copy, square = yardsticks()
-    measured, trunk = {}, {}
+    measured, trunk = {}, 0.0
     for mode in MODES:
         functions = {name: run(way, x, mode) for name, way in ways(case).items()}
         if mode == "forward":  # its backward would write a gradient that no trunk needs
             functions["trunk"] = run(Behind(First()), x, mode)
         if process > 0 or batch != ONE_BATCH:
             functions.pop("TensorLy, full weight", None)
-        memory = {name: allocated(function) for name, function in functions.items()}
         yardstick = {"copy": copy, "square": square}
         seconds = take_turns({**functions, **yardstick}, rounds, budget, copy)
         floor = floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("square"))
-        trunk = trunk or {"seconds": np.median(seconds.pop("trunk")), "memory": memory.pop("trunk")}
+        trunk = float(np.median(seconds.pop("trunk"))) if mode == "forward" else trunk
         for name in seconds:
             if not name.startswith("TensorLy"):
-                seconds[name] = [s - trunk["seconds"] for s in seconds[name]]
-                memory[name] -= trunk["memory"]
-        measured[mode] = {"floor": floor, "seconds": seconds, "memory": memory}
+                seconds[name] = [spent - trunk for spent in seconds[name]]
+        measured[mode] = {"floor": floor, "seconds": seconds}
     return measured
+
+
+def measure_memory(case: Case, batch: int) -> list[dict]:
+    """Rows of a case: what every way takes at the peak of forward and backward.
+
+    That is beside its parameters, their gradients and its input, which the trunk writes.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, PAGES)  # so that what is freed is the system's again
+    x = mx.nd.random.normal(shape=(batch, *case.in_shape))
+    trunk = allocated(run(Behind(First()), x, MODES[0]))
+    rows = []
+    for name, way in ways(case).items():
+        taken = allocated(run(way, x, MODES[1])) - (0 if name.startswith("TensorLy") else trunk)
+        rows.append({"case": case.name, "batch": batch, "what": name, "MiB": round(taken / MIB, 1)})
+    told = ", ".join(f"{row['what']} {row['MiB']}" for row in rows)
+    print(f"{case.name}, batch {batch}: MiB: {told}", flush=True)
+    return rows
 
 
 def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[dict]:
@@ -108,7 +132,6 @@ def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[d
             **row,
             "floors": round(row["ms"] / floor, 2),
             "floor ms": round(floor, 3),
-            "memory MiB": round(measured[0]["memory"][row["what"]] / MIB, 1),
             "machine": machine(),
         }
         for row in rows_of(pooled)
@@ -116,8 +139,7 @@ def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[d
     ours, *others = rows
     told = ", ".join(f"{row['ours/this']:.2f} of {row['what']}" for row in others)
     print(
-        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, {ours['floors']} floors, "
-        f"{told}; MiB {', '.join(str(row['memory MiB']) for row in rows)}",
+        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, {ours['floors']} floors, {told}",
         flush=True,
     )
     return rows

@@ -25,7 +25,7 @@ import mxnet as mx
 import numpy as np
 from cases import BATCHES, CASES, MODES, Case
 from layers import Behind, First, machine, run, ways, yardsticks
-from timing import rows_of, write_csv
+from timing import in_own_process, rows_of, write_csv
 
 TIMES = 4  # a turn
 
@@ -63,9 +63,13 @@ def main() -> None:
     arguments.add_argument("--budget", type=float, default=4.0, help="seconds a measurement")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
-    threads = len(os.sched_getaffinity(0))
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    peer = Peer(options.python, threads)
+    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    in_own_process(compare, options)  # MXNet counts its threads when it is imported
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure all cases against the peers, with as many threads on both sides."""
+    peer = Peer(options.python, int(os.environ["OMP_NUM_THREADS"]))
     versions = peer.ask(do="versions")
     rows = []
     for case in CASES:

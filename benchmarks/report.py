@@ -44,14 +44,15 @@ def main() -> None:
     )
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     folder = arguments.parse_args().results
-    layers, growth, peers = (read_csv(folder / f"{n}.csv") for n in ("layers", "growth", "peers"))
-    (folder / "table.md").write_text(table(layers, peers), encoding="utf-8")
+    names = ("layers", "growth", "peers", "memory")
+    layers, growth, peers, memory = (read_csv(folder / f"{name}.csv") for name in names)
+    (folder / "table.md").write_text(table(layers, peers, memory), encoding="utf-8")
     plot(layers, growth, folder / "growth.png")
     print(f"Written to {folder / 'table.md'} and {folder / 'growth.png'}")
 
 
-def table(layers: Sequence[dict], peers: Sequence[dict]) -> str:
-    """Our time and its ratio to every other way's, at one batch, in Markdown."""
+def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict]) -> str:
+    """Our time and memory, and their ratios to every other way's, at one batch, in Markdown."""
     rows = []
     for ours in select(layers, what="ours", batch=AT):
         key = {name: ours[name] for name in ("case", "mode", "batch")}
@@ -61,7 +62,7 @@ def table(layers: Sequence[dict], peers: Sequence[dict]) -> str:
             "": ours["mode"],
             "ms": f"{float(ours['ms']):.2f}",
             "floors": ours["floors"],
-            "MiB": ours["memory MiB"],
+            "MiB": mebibytes(memory, ours),
         }
         for what, heading in OTHERS.items():
             cells[heading] = spread(others[what]) if what in others else ""
@@ -70,7 +71,8 @@ def table(layers: Sequence[dict], peers: Sequence[dict]) -> str:
         f"Batches of {AT}, float32. Ratios are our time over theirs, with the quartiles of the "
         "ratios turn by turn in brackets: below 1 ours is faster. A floor is the time to read the "
         "input and write the output once, and to do the multiply-adds, at the rates measured in "
-        "the same turns. MiB: working memory at its peak, beside parameters and input."
+        "the same turns. MiB: working memory at its peak, beside parameters, gradients and input, "
+        "and behind the stroke that of the dense head."
     )
     machines = ", ".join(dict.fromkeys(row["machine"] for row in [layers[0], peers[0]]))
     return "\n\n".join(
@@ -80,6 +82,14 @@ def table(layers: Sequence[dict], peers: Sequence[dict]) -> str:
             f"Measured by `make benchmark` on {machines}.\n",
         ]
     )
+
+
+def mebibytes(memory: Sequence[dict], ours: dict) -> str:
+    """Our memory and the dense head's, where the backward is in it."""
+    if ours["mode"] != MODES[1]:
+        return ""
+    rows = select(memory, case=ours["case"], batch=ours["batch"])
+    return " / ".join(row["MiB"] for row in rows if row["what"] in ("ours", "dense"))
 
 
 def select(rows: Sequence[dict], **wanted: str) -> list[dict]:

@@ -43,7 +43,7 @@ def test_ratios_are_of_medians_with_quartiles_by_turn():
 
 @pytest.mark.parametrize("mode", ["forward", "forward and backward"])
 def test_a_case_is_measured_behind_a_trunk(mode):
-    """Every way has its time, its memory and the same floor, and the trunk is no way."""
+    """Every way has its time and the same floor, and the trunk is no way."""
     import layers
     from cases import Case
 
@@ -53,6 +53,17 @@ def test_a_case_is_measured_behind_a_trunk(mode):
     assert [row["what"] for row in rows] == ["ours", "dense", "TensorLy"]
     assert {row["floor ms"] for row in rows} == {rows[0]["floor ms"]}
     assert all(row["turns"] == 2 and row["machine"] for row in rows)
+
+
+def test_memory_is_that_of_forward_and_backward():
+    """Of a dense layer that makes 64 MiB of a batch: its output and a few gradients of it."""
+    import layers
+    from cases import Case
+
+    case = Case("TCL 1, dense", "TCL", (4, 2, 2), (1, 1, 1), 2**16, 2**16)
+    ours, dense = layers.measure_memory(case, 256)
+    assert [ours["what"], dense["what"]] == ["ours", "dense"]
+    assert 60 < ours["MiB"] < 300 and 60 < dense["MiB"] < 300
 
 
 def test_the_ways_of_a_case_compute_the_same():
@@ -79,6 +90,8 @@ def test_the_ways_of_a_case_compute_the_same():
 def test_the_table_is_that_of_the_measurements():
     import report
 
-    layers, peers = (report.read_csv(RESULTS / f"{name}.csv") for name in ("layers", "peers"))
-    assert (RESULTS / "table.md").read_text(encoding="utf-8") == report.table(layers, peers)
+    names = ("layers", "peers", "memory")
+    layers, peers, memory = (report.read_csv(RESULTS / f"{name}.csv") for name in names)
+    table = report.table(layers, peers, memory)
+    assert (RESULTS / "table.md").read_text(encoding="utf-8") == table
     assert len(report.select(layers, what="ours")) == 80
