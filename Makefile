@@ -1,7 +1,7 @@
 # make reproduce: set up, train the embedded suite, leave its table and plot in results/mnist.
 # make test:      set up, check the code, run the tests.
 # make benchmark: set up, with PyTorch in an environment of its own, and measure speed and memory
-#                 into results/benchmark; about an hour on a quiet machine.
+#                 into results/benchmark; some 40 minutes on a quiet machine.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
 
 CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3 python)
@@ -19,7 +19,7 @@ test: .venv/installed
 
 benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/layers.py
-	.venv/bin/python benchmarks/layers.py --growth
+	.venv/bin/python benchmarks/layers.py --growth --processes 1
 	.venv/bin/python benchmarks/layers.py --memory
 	.venv/bin/python benchmarks/peers.py --python .venv-peers/bin/python
 	.venv/bin/python benchmarks/networks.py configs/imagenet --also alexnet 32

@@ -43,9 +43,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    arguments.add_argument("--rounds", type=int, default=30)
-    arguments.add_argument("--processes", type=int, default=3)
-    arguments.add_argument("--budget", type=float, default=3.0, help="seconds a measurement")
+    arguments.add_argument("--rounds", type=int, default=20)
+    arguments.add_argument("--processes", type=int, default=2)
+    arguments.add_argument("--budget", type=float, default=2.0, help="seconds a measurement")
     arguments.add_argument("--only", help="the case of this name; what others measured stays")
     arguments.add_argument("--growth", action="store_true", help="further ranks, at one batch")
     arguments.add_argument("--memory", action="store_true", help="memory, and not time")

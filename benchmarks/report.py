@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 AT = "32"  # the batch of the table
+FEWEST = 10  # turns of which quartiles are shown
 OTHERS = {
     "dense": "dense head, MXNet",
     "TensorLy": "TensorLy, MXNet",
@@ -69,7 +70,8 @@ def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict])
         rows.append(cells)
     notes = (
         f"Batches of {AT}, float32. Ratios are our time over theirs, with the quartiles of the "
-        "ratios turn by turn in brackets: below 1 ours is faster. A floor is the time to read the "
+        "ratios turn by turn in brackets (none where it takes so long that there were few turns): "
+        "below 1 ours is faster. A floor is the time to read the "
         "input and write the output once, and to do the multiply-adds, at the rates measured in "
         "the same turns. MiB: working memory at its peak, beside parameters, gradients and input, "
         "and behind the stroke that of the dense head."
@@ -98,34 +100,44 @@ def select(rows: Sequence[dict], **wanted: str) -> list[dict]:
 
 
 def spread(row: dict) -> str:
-    """A ratio with its quartiles."""
+    """A ratio with its quartiles, where there were turns enough for them."""
+    if int(row["turns"]) < FEWEST:
+        return f"{float(row['ours/this']):.2g}"
     ratio, low, high = (float(row[name]) for name in ("ours/this", "quartile 1", "quartile 3"))
     return f"{ratio:.2g} ({low:.2g} to {high:.2g})"
 
 
 def plot(layers: Sequence[dict], growth: Sequence[dict], path: Path) -> None:
     """Time against batch, and against rank, on log axes."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), constrained_layout=True)
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9), constrained_layout=True)
+    trls = [row for row in [*layers, *growth] if is_published_form(row["case"])]
+    trls = [row | {"rank": row["case"].split()[1]} for row in trls if row["batch"] == AT]
+    ranks = sorted({int(row["rank"]) for row in trls})
     for (by_batch, by_rank), mode in zip(axes.T, MODES):
         for name, color in LINES.items():
             draw(by_batch, select(layers, case=name, mode=mode), "batch", color, name)
         replaced = select(layers, case="TRL 50", mode=mode, what="dense")
         by_batch.plot(*points(replaced, "batch"), "k:", label="pooling and dense, ResNet")
-        by_batch.set(title=mode, xlabel="batch", xticks=BATCHES, xticklabels=BATCHES)
-        trls = [row for row in [*layers, *growth] if is_published_form(row["case"])]
-        trls = [row | {"rank": row["case"].split()[1]} for row in trls if row["batch"] == AT]
+        lay_out(by_batch, f"{mode}, by batch", "batch", BATCHES)
         draw(by_rank, select(trls, mode=mode), "rank", "tab:blue", "TRL (r, 1, 1, r)")
         dense = points(select(trls, mode=mode, what="dense"), "rank")
         by_rank.plot(*dense, "k:", label="pooling and dense")
-        ranks = sorted({int(row["rank"]) for row in trls})
-        by_rank.set(title=f"{mode}, batch {AT}", xlabel="rank r", xticks=ranks, xticklabels=ranks)
-    for axis in axes.flat:
-        axis.set(xscale="log", yscale="log", ylabel="ms")
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+        lay_out(by_rank, f"{mode}, by rank, at batch {AT}", "rank r", ranks)
+    figure.suptitle("Lines: ours. Dashed, in the same colour: the floor under it.")
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def lay_out(axis, title: str, by: str, ticks: Sequence[int]) -> None:
+    """Log axes with plain numbers, and the legend where no line is."""
+    axis.set(xscale="log", yscale="log", title=title, xlabel=by, ylabel="ms")
+    axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+    axis.minorticks_off()
+    low, high = axis.get_ylim()
+    ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low / 2 < t < high * 2]
+    axis.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def is_published_form(name: str) -> bool:
@@ -138,7 +150,7 @@ def draw(axis, rows: Sequence[dict], by: str, color: str, label: str) -> None:
     """Our time as a line, and the floor under it."""
     ours = select(rows, what="ours")
     axis.plot(*points(ours, by), "o-", color=color, label=label)
-    axis.plot(*points(ours, by, "floor ms"), "--", color=color, alpha=0.5, label=f"{label}: floor")
+    axis.plot(*points(ours, by, "floor ms"), "--", color=color, alpha=0.5)
 
 
 def points(rows: Sequence[dict], by: str, of: str = "ms") -> tuple[list[float], list[float]]:
