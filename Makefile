@@ -21,6 +21,7 @@ benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/layers.py
 	.venv/bin/python benchmarks/layers.py --growth --processes 1
 	.venv/bin/python benchmarks/layers.py --memory
+	.venv/bin/python benchmarks/operators.py
 	.venv/bin/python benchmarks/peers.py --python .venv-peers/bin/python
 	.venv/bin/python benchmarks/networks.py configs/imagenet --also alexnet 32
 	.venv/bin/python benchmarks/loop.py configs/mnist/vgg.yaml configs/mnist/vgg_trl_8.yaml

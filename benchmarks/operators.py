@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Profile the layers: what each operator of a forward takes, beside the layer's floor.
+
+python benchmarks/operators.py
+
+MXNet's own profiler times every operator, each launched by itself, in the place that layers.py
+measures them in: behind a trunk, with the caches overwritten before every forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import mxnet as mx
+from cases import CASES, Case
+from layers import machine, run, ways, yardsticks
+from timing import in_own_process, write_csv
+
+TURNS = 40
+TRUNK = ("Concat", "elemwise_add", "_plus", "DeleteVariable", "SetValueOp")
+
+
+def main() -> None:
+    """Parse the arguments, profile, and write operators.csv."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--batches", type=int, nargs="+", default=(1, 32))
+    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    options = arguments.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    os.environ["MXNET_EXEC_BULK_EXEC_INFERENCE"] = "0"  # or many operators would be one
+    rows = []
+    for case in CASES:
+        for batch in options.batches:
+            rows += in_own_process(profile, case, batch)
+        write_csv(options.results / "operators.csv", rows)
+
+
+def profile(case: Case, batch: int) -> list[dict]:
+    """Rows of a case: what each kind of operator takes in a forward of ours."""
+    x = mx.nd.random.normal(shape=(batch, *case.in_shape))
+    way, (copy, _) = ways(case)["ours"], yardsticks()
+    forward = run(way, x, "forward")
+    way.hybridize(static_alloc=True)
+    forward()
+    with tempfile.NamedTemporaryFile() as file:
+        mx.profiler.set_config(profile_symbolic=True, aggregate_stats=True, filename=file.name)
+        for _ in range(TURNS):
+            copy()
+            mx.nd.waitall()
+            mx.profiler.set_state("run")
+            forward()
+            mx.profiler.set_state("stop")
+        operators = aggregates(mx.profiler.dumps(reset=True))
+    key = {"case": case.name, "batch": batch}
+    rows = [
+        {**key, "operator": name, "calls": calls // TURNS, "ms": round(ms / TURNS, 3)}
+        for name, calls, ms in operators
+        if name not in TRUNK
+    ]
+    told = ", ".join(f"{row['calls']} {row['operator']} {row['ms']}" for row in rows)
+    print(f"{case.name}, batch {batch}: {told}", flush=True)
+    return [{**row, "machine": machine()} for row in rows]
+
+
+def aggregates(text: str) -> list[tuple[str, int, float]]:
+    """Name, calls and milliseconds of every operator in a dump of MXNet's profiler."""
+    cells = [line.split() for line in text.splitlines()]
+    found = [(c[0], int(c[1]), float(c[2])) for c in cells if len(c) > 5 and c[1].isdigit()]
+    return sorted(found, key=lambda operator: -operator[2])
+
+
+if __name__ == "__main__":
+    main()
