@@ -16,6 +16,7 @@ from cases import BATCHES, MODES
 from timing import read_csv
 
 matplotlib.use("Agg")
+tabulate.MIN_PADDING = 0  # as in trnet.report
 
 from matplotlib import pyplot as plt
 
