@@ -16,9 +16,10 @@ from cases import BATCHES, MODES
 from timing import read_csv
 
 matplotlib.use("Agg")
-tabulate.MIN_PADDING = 0  # as in trnet.report
 
 from matplotlib import pyplot as plt
+
+tabulate.MIN_PADDING = 0  # as in trnet.report
 
 AT = "32"  # the batch of the table
 FEWEST = 10  # turns of which quartiles are shown
