@@ -9,11 +9,17 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmark"
 
 
+MODULES = ("cases", "layers", "report", "timing")
+
+
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
+    """Their modules by their names, of which the tests have some too."""
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield
-    for name in ("cases", "layers", "report", "timing"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
