@@ -91,6 +91,18 @@ def test_evaluation_sees_every_image_once_and_training_full_batches(numbered):
     assert numbered.train_batches(4) == 2
 
 
+def test_images_augmented_at_once_are_those_of_their_batches(numbered, monkeypatch):
+    """However many are: every image comes once, with its label, in the order of the seed."""
+    whole = list(numbered.train(3, (0, 1)))
+    for chunk in (1, 3, 7):
+        monkeypatch.setattr("trnet.data.arrays._CHUNK", chunk)
+        parts = list(numbered.train(3, (0, 1)))
+        assert len(parts) == len(whole)
+        for (images, labels), (others, names) in zip(parts, whole):
+            assert np.array_equal(labels.asnumpy(), names.asnumpy())
+            assert np.array_equal(images.asnumpy(), others.asnumpy())
+
+
 def test_a_batch_above_the_data_is_the_data(numbered):
     assert numbered.train_batches(64) == 1
     assert sorted(labels(numbered.train(64, (3,)))) == list(range(10))

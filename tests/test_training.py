@@ -13,6 +13,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 from trnet import config, experiment
@@ -102,6 +103,52 @@ def test_label_smoothing_is_cross_entropy_against_smoothed_labels():
     logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
     loss = loop.make_loss(0.1, 4)(mx.nd.array(scores), mx.nd.array(labels))
     np.testing.assert_allclose(loss.asnumpy(), -(targets * logs).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("side, ahead", [(4, 2 * 16), (1024, 2)])
+def test_steps_run_ahead_of_what_is_waited_for(side, ahead):
+    """Far with small images; with a batch of large ones only the next is under way."""
+    begun, waited, most = [], [], 0
+
+    def step(number, batch):
+        nonlocal most
+        begun.append(number)
+        most = max(most, len(begun) - len(waited))
+        losses = np.arange(number, number + 3, dtype="float32")
+        return [mx.nd.array(losses[:1]), mx.nd.array(losses[1:])]
+
+    images = mx.nd.zeros((2, 1, side, side))
+    batches = ((number, (images, None)) for number in range(50))
+    n_images, total = loop.train_epoch(step, batches, lambda: waited.append(len(waited)))
+    assert begun == waited == list(range(50))
+    assert most == ahead
+    assert (n_images, total) == (150, 3 * sum(range(50)) + 3 * 50)
+
+
+@pytest.mark.parametrize("units, at_once", [(10, 16), (2**12, 1)])
+def test_large_parameters_are_updated_one_by_one_to_the_same(units, at_once):
+    """As Gluon's own trainer does it, which takes four at a time."""
+    networks = [nn.HybridSequential(prefix="net_") for _ in range(2)]
+    x = mx.nd.random.normal(shape=(4, 20))
+    for network in networks:
+        network.add(nn.Dense(20, in_units=20), nn.Dense(units, in_units=20))
+        network.initialize(mx.init.One())
+    settings = {"learning_rate": 0.1, "momentum": recipe().momentum, "wd": recipe().weight_decay}
+    trainers = [
+        loop.make_trainer(networks[0], recipe()),
+        gluon.Trainer(networks[1].collect_params(), "sgd", settings),
+    ]
+    for parameter in networks[1].collect_params().values():
+        parameter.wd_mult = 0.0 if parameter.name.endswith("bias") else 1.0
+    assert trainers[0].optimizer.aggregate_num == at_once
+    for network, trainer in zip(networks, trainers):
+        for _ in range(3):
+            with autograd.record():
+                loss = network(x).square().mean()
+            loss.backward()
+            trainer.step(4)
+    pairs = zip(*(network.collect_params().values() for network in networks))
+    assert all(np.array_equal(a.data().asnumpy(), b.data().asnumpy()) for a, b in pairs)
 
 
 def test_weights_decay_and_biases_and_normalisation_do_not():
