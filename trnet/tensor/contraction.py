@@ -492,18 +492,15 @@ def tucker_products(
     """
     *factors, output = factors
     *mode_ranks, out_rank = rank
-    steps, chain = _tucker_plan(shape, rank, reuse)
+    steps, link, chain = _tucker_plan(shape, rank, reuse)
     shapes = list(zip(shape, mode_ranks))
     products = [
         _product(F, step, _merged(F, factors, shapes, step), transposed=True) for step in steps
     ]
-    ones = tuple(mode_ranks[1:])
+    ones = tuple(mode_ranks[1:])  # a core that is a matrix but for these needs no copy
     if prod(ones) > 1:
         core, ones = F.reshape(core, shape=(-1, out_rank)), ()
-    links = [core]
-    if len(chain.modes) > 2:  # the last mode is a link as well
-        last = plan(shape[:-1], tuple(mode_ranks), reuse)[-1]
-        links.insert(0, _merged(F, factors, shapes, last))
+    links = [core] if link is None else [_merged(F, factors, shapes, link), core]
     for first, last in _runs(chain, reuse):
         run, step = links[first - 1 : last], chain.step(first, last)
         if last < len(chain.modes):
@@ -520,19 +517,22 @@ def tucker_products(
 @cache
 def _tucker_plan(
     shape: tuple[int, ...], rank: tuple[int, ...], reuse: float
-) -> tuple[tuple[Step, ...], Chain]:
-    """Steps over the input's modes; and core and output's factor, with the last mode if it can."""
+) -> tuple[tuple[Step, ...], Step | None, Chain]:
+    """Steps over the input's modes; of these the last, where it can be a link; and the chain.
+
+    Links of the chain are that last step, core and output's factor.
+    """
     *mode_ranks, _ = rank
-    steps = plan(shape[:-1], tuple(mode_ranks), reuse)
+    *steps, last = plan(shape[:-1], tuple(mode_ranks), reuse)
     edges = (prod(mode_ranks), rank[-1], shape[-1])
-    if not steps[-1].is_whole:
-        return steps, Chain(((), ()), edges)
-    return steps[:-1], Chain((steps[-1].before, (), ()), (1, *edges))
+    if not last.is_whole:
+        return (*steps, last), None, Chain(((), ()), edges)
+    return tuple(steps), last, Chain((last.before, (), ()), (1, *edges))
 
 
 def tucker_steps(shape: tuple[int, ...], rank: tuple[int, ...]) -> tuple[Step, ...]:
     """The steps of :func:`tucker_products`: the input's modes, then core and output's factor."""
-    steps, chain = _tucker_plan(shape, rank, TRAINING)
+    steps, _, chain = _tucker_plan(shape, rank, TRAINING)
     return (*steps, *_chain_steps(chain))
 
 
