@@ -41,11 +41,6 @@ class Case:
         return (self.units,) if self.units else tuple(self.rank)
 
     @property
-    def pools(self) -> bool:
-        """Whether the dense layer that is replaced stands behind global average pooling."""
-        return self.layer == "TRL"
-
-    @property
     def traffic(self) -> int:
         """Bytes of a sample that have to be read and written, in float32."""
         return 4 * (prod(self.in_shape) + prod(self.out_shape))
@@ -54,8 +49,14 @@ class Case:
 RESNET, VGG, ALEXNET = (2048, 7, 7), (512, 7, 7), (256, 6, 6)
 CLASSES = 1000
 
+
+def resnet_trl(r: int) -> Case:
+    """A TRL (r, 1, 1, r) in place of ResNet-101's pooling and dense layer."""
+    return Case(f"TRL {r}", "TRL", RESNET, (r, 1, 1, r), CLASSES, CLASSES)
+
+
 CASES = [
-    *(Case(f"TRL {r}", "TRL", RESNET, (r, 1, 1, r), CLASSES, CLASSES) for r in (50, 100, 150, 200)),
+    *map(resnet_trl, (50, 100, 150, 200)),
     # As many parameters as Tucker's at rank 200, 649 614, by TensorLy's choice of ranks.
     Case("TRL 200, CP", "TRL", RESNET, 212, CLASSES, CLASSES, "cp"),
     Case("TRL 200, tensor train", "TRL", RESNET, (254, 2, 125), CLASSES, CLASSES, "tensor_train"),
@@ -64,11 +65,7 @@ CASES = [
     Case("TCL AlexNet", "TCL", ALEXNET, (185, 5, 5)),
     Case("TCL AlexNet, dense", "TCL", ALEXNET, (185, 5, 5), 2960, 4096),
 ]
-# Further ranks and batches, to see how time grows.
-GROWTH = [
-    *(Case(f"TRL {r}", "TRL", RESNET, (r, 1, 1, r), CLASSES, CLASSES) for r in (6, 12, 25)),
-    *(Case(f"TRL {r}", "TRL", RESNET, (r, 1, 1, r), CLASSES, CLASSES) for r in (400, 800)),
-]
+GROWTH = [*map(resnet_trl, (6, 12, 25, 400, 800))]  # further ranks, to see how time grows
 BATCHES = (1, 8, 32, 128)
 COPIED = 2**24  # elements of an array that is copied to overwrite the caches
 MODES = ("forward", "forward and backward")

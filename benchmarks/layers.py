@@ -9,9 +9,9 @@ input and write the output once at the memory bandwidth, and to do the counted m
 matrix rate, both measured in the same turns.
 
 A layer is measured where it stands in a network: behind a trunk that has just written its input.
-Here that trunk is one copy, whose own time, and memory, is measured in the same turns and taken
-off. Before every turn the caches are overwritten. Every case is measured in several processes, as
-the place that a tensor gets in memory changes its speed.
+Here that trunk is one copy, whose own time is measured in the same turns and taken off, as is its
+memory where that is measured. Before every turn the caches are overwritten. Every case is measured
+in several processes, as the place that a tensor gets in memory changes its speed.
 """
 
 from __future__ import annotations

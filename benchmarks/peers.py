@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ import mxnet as mx
 import numpy as np
 from cases import BATCHES, CASES, MODES, Case
 from layers import Behind, First, machine, run, ways, yardsticks
-from timing import in_own_process, rows_of, write_csv
+from timing import in_own_process, rows_of, timed, write_csv
 
 TIMES = 4  # a turn
 
@@ -108,13 +107,7 @@ def measure(
 
 def turn(function: Callable[[], None], before: Callable[[], None]) -> list[float]:
     """Seconds of some calls."""
-    seconds = []
-    for _ in range(TIMES):
-        before()
-        begin = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - begin)
-    return seconds
+    return [timed(function, before) for _ in range(TIMES)]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,14 @@ def in_own_process(function: Callable, *arguments):
         return pool.submit(function, *arguments).result()
 
 
+def timed(function: Callable[[], None], before: Callable[[], None]) -> float:
+    """Seconds of a function, which returns when its work is done, behind one that is not timed."""
+    before()
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
 def take_turns(
     functions: Mapping[str, Callable[[], None]],
     rounds: int,
@@ -45,10 +53,7 @@ def take_turns(
             taken = seconds[name]
             if sum(taken) > budget and len(taken) >= FEWEST:
                 continue
-            before()
-            begin = time.perf_counter()
-            function()
-            spent = time.perf_counter() - begin
+            spent = timed(function, before)
             if turn >= 0 or spent > budget:  # what is so slow needs no warming up
                 taken.append(spent)
     return seconds

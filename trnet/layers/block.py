@@ -201,16 +201,21 @@ class TensorBlock(HybridBlock):
 
     def _from_tensorly(self, function):
         """An array that TensorLy makes of the parameters, on their context and in their dtype."""
-        parameters = {name: self._reg_params[name] for name in self._factor_names()}
-        first = next(iter(parameters.values()))
+        first = self._reg_params[self._factor_names()[0]]
         context = first.list_ctx()[0]
-        is_half = np.dtype(first.dtype) == np.float16
+        factors = self._factors_on(context)
         with context, tensorly_scope() as tl:
-            arrays = {name: p.data(context).as_np_ndarray() for name, p in parameters.items()}
-            if is_half:  # too coarse, and not supported on a CPU
-                arrays = {name: array.astype("float32") for name, array in arrays.items()}
+            arrays = {name: array.as_np_ndarray() for name, array in factors.items()}
             result = function(tl, arrays).astype(first.dtype)
         return result if is_np_array() else result.as_nd_ndarray()
+
+    def _factors_on(self, context) -> dict[str, mx.nd.NDArray]:
+        """The factors' values on a context; float16, too coarse and not on a CPU, as float32."""
+        factors = {}
+        for name in self._factor_names():
+            array = self._reg_params[name].data(context).as_nd_ndarray()
+            factors[name] = array.astype("float32") if array.dtype == np.float16 else array
+        return factors
 
     def _assign(self, parameter, values, contexts: list) -> None:
         """Give a parameter its values, and where it has no place yet, one on some contexts."""
@@ -260,23 +265,17 @@ class Folded(TensorBlock):
 
     def __init__(self, layer: TensorBlock) -> None:
         super().__init__("fused", prefix=layer.prefix, params=None)
-        in_shape, held = layer._known_in_shape(), dict(layer._reg_params)
-        bias = held.pop("bias", None)
-        contexts = next(iter(held.values())).list_ctx()
-        arrays = {}
-        for name, parameter in held.items():
-            array = parameter.data(contexts[0]).as_nd_ndarray()
-            is_half = array.dtype == np.float16  # too coarse to multiply, and not on a CPU
-            arrays[name] = array.astype("float32") if is_half else array
-        products = layer._products(mx.nd, arrays, CONSTANT)
+        in_shape, bias = layer._known_in_shape(), layer._reg_params.get("bias")
+        first = layer._reg_params[layer._factor_names()[0]]
+        contexts = first.list_ctx()
+        products = layer._products(mx.nd, layer._factors_on(contexts[0]), CONSTANT)
         self._description = f"folded {layer!r}"
         self._pattern = [replace(product, matrix=None) for product in products]
         values = dict(zip(self._factor_names(), (product.matrix for product in products)))
         if bias is not None:
             values["bias"] = bias.data(contexts[0]).as_nd_ndarray()
         self._shapes = {name: array.shape for name, array in values.items()}
-        dtype = next(iter(held.values())).dtype
-        self._register(len(in_shape), in_shape, bias is not None, "zeros", "zeros", dtype)
+        self._register(len(in_shape), in_shape, bias is not None, "zeros", "zeros", first.dtype)
         for name, array in values.items():
             self._reg_params[name].grad_req = "null"
             self._assign(self._reg_params[name], array, contexts)
