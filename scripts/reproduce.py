@@ -14,16 +14,12 @@ def main() -> None:
     arguments = command.parser(__doc__)
     command.add_suite(arguments)
     arguments.add_argument("--seeds", default="0,1,2", help="seeds, by commas (default: 0,1,2)")
-    arguments.add_argument(
-        "--jobs", type=int, help="runs at a time (default: as many as cores; one on GPUs)"
-    )
+    command.add_jobs(arguments)
     command.add_devices(arguments)
     options = arguments.parse_args()
     seeds = options.seeds.split(",")
     if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: got {options.seeds!r}; whole numbers by commas, as 0,1,2")
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs: got {options.jobs}; at least 1 would fit")
     configs = config.load_suite(options.suite)
     suite.reproduce(
         configs,

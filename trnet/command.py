@@ -62,6 +62,19 @@ def add_suite(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_jobs(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--jobs``."""
+
+    def jobs(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise UserError(f"--jobs: got {text}; at least 1 would fit")
+        return int(text)
+
+    arguments.add_argument(
+        "--jobs", type=jobs, help="runs at a time (default: as many as cores; one on GPUs)"
+    )
+
+
 def add_devices(arguments: argparse.ArgumentParser) -> None:
     """Add ``--devices``."""
     arguments.add_argument(

@@ -54,6 +54,7 @@ def _is_positive_integer(value: Any) -> bool:
 
 Rank = Annotated[Any, BeforeValidator(_checked_rank)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -66,7 +67,9 @@ class Dataset(_Schema):
     """What is learned: a name of :data:`trnet.data.DATASETS`, and where its files are.
 
     ``classes`` and ``size`` (of an image's side, in pixels) are for data sets that have no fixed
-    ones.
+    ones. ``samples`` trains on only so many images, and ``holdout`` scores on that fraction of the
+    training images, left out of the training, in place of the validation images; both are drawn
+    by the seed, as many of every class.
     """
 
     name: str
@@ -74,6 +77,8 @@ class Dataset(_Schema):
     augment: bool = True
     classes: Optional[Annotated[int, Field(ge=2)]] = None
     size: Optional[PositiveInt] = None
+    samples: Optional[PositiveInt] = None
+    holdout: Optional[OpenFraction] = None
 
 
 class DenseHead(_Schema):
@@ -82,6 +87,7 @@ class DenseHead(_Schema):
     type: Literal["dense"]
     hidden: Optional[list[PositiveInt]] = None
     dropout: Optional[Fraction] = None
+    pooling: Optional[bool] = None
 
 
 class TCLHead(_Schema):
@@ -100,6 +106,8 @@ class TRLHead(_Schema):
     type: Literal["trl"]
     rank: Rank
     factorization: Literal["tucker", "cp", "tensor_train"] = "tucker"
+    dropout: Fraction = 0.0
+    pooling: Optional[bool] = None
 
     @model_validator(mode="after")
     def _rank_is_the_factorizations(self) -> TRLHead:
@@ -173,8 +181,22 @@ class Train(_Schema):
         return self
 
 
+class Tune(_Schema):
+    """How a suite's learning rates and weight decays are chosen; see :mod:`trnet.tuning`.
+
+    Every pair is trained for some ``epochs`` from ``seeds`` seeds, with a part of the training
+    images, ``holdout``, left out to be scored.
+    """
+
+    learning_rate: Annotated[list[Positive], Field(min_length=1)]
+    weight_decay: Annotated[list[NonNegative], Field(min_length=1)]
+    epochs: PositiveInt
+    holdout: OpenFraction
+    seeds: PositiveInt = 1
+
+
 class Config(_Schema):
-    """An experiment. ``suite`` is the name of the config's folder."""
+    """An experiment. ``suite`` is the name of the config's folder, from ``configs/`` on."""
 
     suite: str
     name: str
@@ -182,9 +204,27 @@ class Config(_Schema):
     dataset: Dataset
     model: Model
     train: Train
+    tune: Optional[Tune] = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    @field_validator("suite", "name", "baseline")
+    @model_validator(mode="after")
+    def _trials_can_be_trained(self) -> Config:
+        if self.tune is not None:
+            try:
+                Train.model_validate({**self.train.model_dump(), "epochs": self.tune.epochs})
+            except ValidationError as error:
+                why = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"tune.epochs: too few for train.{why}") from None
+        return self
+
+    @field_validator("suite")
+    @classmethod
+    def _is_a_path_of_names(cls, suite: str) -> str:
+        if not all(map(_NAME.fullmatch, suite.split("/"))):
+            raise ValueError("names of letters, digits, '_', '-' and '.', with '/' between them")
+        return suite
+
+    @field_validator("name", "baseline")
     @classmethod
     def _is_a_name(cls, name: Optional[str]) -> Optional[str]:
         if name is not None and not _NAME.fullmatch(name):
@@ -244,11 +284,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         tree = _merge(tree, _parse_override(override))
     values = tree.plain()
-    values.setdefault("suite", path.resolve().parent.name)
+    values.setdefault("suite", _suite_of(path.resolve().parent))
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise _complaint(error, tree, path) from None
+
+
+def _suite_of(folder: Path) -> str:
+    """A folder's name, with those of the folders above it up to one called ``configs``."""
+    parts = folder.parts
+    above = [place for place, part in enumerate(parts[:-1]) if part == "configs"]
+    return "/".join(parts[above[-1] + 1 :]) if above else folder.name
 
 
 def load_baseline(path: str | Path, config: Config) -> Config | None:
@@ -400,7 +447,8 @@ def _complaint(error: ValidationError, tree: _Tree, path: Path) -> ConfigError:
     # A misspelt key is one unknown key and one that is missing; the former says more.
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     keys = _keys(first["loc"])
-    where = f"{tree.origin_of(keys) or path}: {'.'.join(map(str, keys))}"
+    file, key = tree.origin_of(keys) or path, ".".join(map(str, keys))
+    where = f"{file}: {key}"
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
         close = difflib.get_close_matches(str(keys[-1]), known, n=1)
@@ -418,7 +466,7 @@ def _complaint(error: ValidationError, tree: _Tree, path: Path) -> ConfigError:
             f"{first['ctx']['expected_tags']} would fit"
         )
     if isinstance(first["input"], dict) and first["type"] == "value_error":  # a check across keys
-        return ConfigError(f"{where}.{expected}")
+        return ConfigError(f"{where}.{expected}" if key else f"{file}: {expected}")
     return ConfigError(f"{where}: got {_short(first['input'])}; {expected}")
 
 

@@ -11,3 +11,7 @@ class MissingStack(UserError, ImportError):
 
 class ConfigError(UserError):
     """A config that cannot be used; the message names file, key and value."""
+
+
+class Diverged(UserError):
+    """A training whose loss is no longer finite."""

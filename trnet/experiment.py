@@ -67,9 +67,8 @@ def check(config: Config, runs: Path) -> None:
 
     Whether its network can be built, which no seed decides, :func:`build` tells.
     """
-    folder = run_folder(runs, config)
-    if _earlier_result(folder, config) is None:
-        _check_pretrained(config, folder)
+    if earlier_result(config, runs) is None:
+        _check_pretrained(config, run_folder(runs, config))
 
 
 def _check_pretrained(config: Config, folder: Path) -> None:
@@ -124,7 +123,7 @@ def train(
             "no float16 products; --devices gpu:0, or float32, would fit"
         )
     folder = run_folder(runs, config)
-    finished = _earlier_result(folder, config)
+    finished = earlier_result(config, runs)
     workers.agree("the config's hash", int(config.hash, 16))
     workers.agree("the seed", config.seed)
     workers.agree("the number of results", int(finished is not None))
@@ -173,6 +172,7 @@ def train(
         "top1": last["top1"],
         "top5": last["top5"],
         "loss": last["loss"],
+        "curve": {key: [row[key] for row in metrics] for key in ("train_loss", "top1")},
         "head_parameters": asdict(weights),
         "baseline_head_weights": baseline_weights,
         "space_savings": space_savings(weights.weights, baseline_weights),
@@ -289,6 +289,11 @@ def find_dataset(config: Config) -> DataSet:
         if value is not None and not dataset.adjustable:
             with _naming(config, f"dataset.{key}"):
                 raise ValueError(f"got {value}; {wanted.name} has its own, leave it")
+    for key in ("samples", "holdout"):
+        value = getattr(wanted, key)
+        if value is not None and dataset.adjustable:
+            with _naming(config, f"dataset.{key}"):
+                raise ValueError(f"got {value}; {wanted.name} is used whole, leave it")
     channels, height, width = dataset.shape
     return replace(
         dataset,
@@ -316,12 +321,16 @@ def load(config: Config, shard: Shard = WHOLE) -> DataSource:
         dataset.shape,
         threads=len(os.sched_getaffinity(0)),
         shard=shard,
+        samples=config.dataset.samples,
+        holdout=config.dataset.holdout or 0.0,
+        seed=config.seed,
     )
     return dataset.load(request)
 
 
-def _earlier_result(folder: Path, config: Config) -> dict | None:
+def earlier_result(config: Config, runs: Path) -> dict | None:
     """The result of a run that is finished; refuses a folder that another config made."""
+    folder = run_folder(runs, config)
     if checkpoint.latest(folder / "checkpoints") or (folder / "result.json").is_file():
         earlier = configs.load(folder / "config.yaml")
         if earlier.hash != config.hash:

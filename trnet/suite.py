@@ -14,7 +14,7 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from trnet.config import Config
-from trnet.errors import UserError
+from trnet.errors import Diverged, UserError
 from trnet.files import Head, read_json, write_aside
 from trnet.report import summary, table
 from trnet.report.summary import Row
@@ -62,9 +62,6 @@ def reproduce(
 ) -> None:
     """Train what has no result yet, some runs at a time, then write the suite's report.
 
-    Small networks do not fill a processor's cores; several at a time do, on a share of its threads
-    each.
-
     Parameters
     ----------
     configs : sequence of Config
@@ -77,38 +74,59 @@ def reproduce(
     jobs : int, optional
         Runs at a time: by default as many as there are cores, and one on GPUs.
     """
+    train_missing([c.with_seed(seed) for seed in seeds for c in configs], runs, devices, jobs)
+    write_report(configs, runs, results)
+
+
+def train_missing(
+    wanted: Sequence[Config],
+    runs: Path,
+    devices: str,
+    jobs: int | None = None,
+    may_diverge: bool = False,
+) -> list[dict | None]:
+    """Train what has no result yet, some runs at a time; gives the results of all.
+
+    Small networks do not fill a processor's cores; several at a time do, on a share of its threads
+    each. Nothing is trained where one of them could not be. One that diverges ends them all, or,
+    where they may, has no result.
+    """
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
     on_cpu = parse_devices(devices)[0].device_type == "cpu"
-    by_name = {config.name: config for config in configs}
-    wanted = [config.with_seed(seed) for seed in seeds for config in configs]
+    by_name = {config.name: config for config in wanted}
     missing = [config for config in wanted if not experiment.is_finished(config, runs)]
     for config in wanted:
         experiment.check(config, runs)
-    for config in configs:
+    for config in {config.model_hash: config for config in wanted}.values():
         experiment.build(config)
     print(
         f"{len(wanted)} runs, of which {len(wanted) - len(missing)} have their result", flush=True
     )
-    tasks = [(config, by_name.get(config.baseline), runs, devices) for config in missing]
+    tasks = [
+        (config, by_name.get(config.baseline), runs, devices, may_diverge) for config in missing
+    ]
     cores = len(os.sched_getaffinity(0))
     jobs = jobs or (cores if on_cpu else 1)
     begin = time.monotonic()
     # The last digits of a run depend on its threads, so these must not on how many runs are left.
-    for done, result in enumerate(_train_all(tasks, jobs, threads=max(1, cores // jobs)), start=1):
+    trained = _train_all(tasks, jobs, threads=max(1, cores // jobs))
+    for done, (config, result) in enumerate(trained, start=1):
         minutes = (time.monotonic() - begin) / done * (len(tasks) - done) / 60
+        outcome = "diverged" if result is None else f"Top-1 {100 * result['top1']:6.2f} %"
         print(
-            f"[{done:>{len(str(len(tasks)))}}/{len(tasks)}] {result['name']:<20} "
-            f"seed {result['seed']}  Top-1 {100 * result['top1']:6.2f} %  "
-            f"{result['wall_seconds']:5.0f} s  {minutes:4.0f} min left",
+            f"[{done:>{len(str(len(tasks)))}}/{len(tasks)}] {config.name:<20} "
+            f"seed {config.seed}  {outcome:<14}  {minutes:4.0f} min left",
             flush=True,
         )
-    write_report(configs, runs, results)
+    return [experiment.earlier_result(config, runs) for config in wanted]
 
 
-def _train_all(tasks: Sequence[tuple], jobs: int, threads: int) -> Iterator[dict]:
-    """Results of training tasks in processes of their own, as they come."""
+def _train_all(
+    tasks: Sequence[tuple], jobs: int, threads: int
+) -> Iterator[tuple[Config, dict | None]]:
+    """Configs and results of training tasks in processes of their own, as they come."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     context = get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_follow_parent) as pool:
@@ -124,11 +142,19 @@ def _train_all(tasks: Sequence[tuple], jobs: int, threads: int) -> Iterator[dict
             raise
 
 
-def _train(config: Config, baseline: Config | None, runs: Path, devices: str) -> dict:
+def _train(
+    config: Config, baseline: Config | None, runs: Path, devices: str, may_diverge: bool
+) -> tuple[Config, dict | None]:
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
-    return experiment.train(config, baseline, runs, parse_devices(devices), show=False)
+    try:
+        result = experiment.train(config, baseline, runs, parse_devices(devices), show=False)
+    except Diverged:
+        if not may_diverge:
+            raise
+        result = None
+    return config, result
 
 
 def _follow_parent() -> None:

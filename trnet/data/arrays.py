@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trnet.data.source import Batch, DataSource, Request
+from trnet.errors import UserError
 from trnet.tensor.backend import mx
 
 # Images that are augmented at once: of a small batch alone, launching the operators costs the most.
@@ -31,6 +32,9 @@ class Part:
     images: np.ndarray
     labels: np.ndarray
 
+    def __getitem__(self, rows: np.ndarray) -> Part:
+        return Part(self.images[rows], self.labels[rows])
+
 
 def from_arrays(
     request: Request,
@@ -50,7 +54,13 @@ def from_arrays(
         Of the training images' values in [0, 1], by channel, for their normalisation.
     augmentation : callable
         From images in [0, 1] and a generator to images in [0, 1].
+
+    Raises
+    ------
+    UserError
+        Where more samples are asked for than there are, or none are left to score or to train on.
     """
+    train, validation = _asked_for(request, train, validation)
     mean, std = (mx.nd.array(values).reshape((1, -1, 1, 1)) for values in (mean, std))
     shard = request.shard
 
@@ -89,6 +99,38 @@ def from_arrays(
         validation=validation_epoch,
     )
     return source
+
+
+def _asked_for(request: Request, train: Part, validation: Part) -> tuple[Part, Part]:
+    """The parts that a request is for: some samples to train on, and others of them to score."""
+    rng = np.random.default_rng(request.seed)
+    if request.samples is not None:
+        if request.samples > len(train.labels):
+            raise UserError(
+                f"dataset.samples: got {request.samples}; at most the {len(train.labels)} images "
+                "that there are to train on would fit"
+            )
+        train = train[_evenly_by_class(train.labels, rng)[: request.samples]]
+    if request.holdout:
+        rows = _evenly_by_class(train.labels, rng)
+        n_scored = round(request.holdout * len(rows))
+        if not 0 < n_scored < len(rows):
+            raise UserError(
+                f"dataset.holdout: got {request.holdout}, which is {n_scored} of {len(rows)} "
+                "images; some to score and some to train on would fit"
+            )
+        train, validation = train[rows[n_scored:]], train[rows[:n_scored]]
+    return train, validation
+
+
+def _evenly_by_class(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All rows in a random order, of which every beginning has as many of each class as it can."""
+    rows = rng.permutation(len(labels))
+    by_class = rows[np.argsort(labels[rows], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    # The share of its class that is behind a row, with chance for a tie.
+    turns = np.concatenate([(np.arange(n) + rng.random()) / n for n in counts])
+    return by_class[np.argsort(turns, kind="stable")]
 
 
 def warp(

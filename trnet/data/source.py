@@ -47,6 +47,12 @@ class Request:
     threads : int
         Threads that decode images, where there is something to decode.
     shard : Shard
+    samples : int or None
+        Images to train on, of those there are; None for all.
+    holdout : float
+        Fraction of these that is left out of the training, and scored in place of the rest.
+    seed : int
+        Decides which.
     """
 
     root: str | None
@@ -55,6 +61,9 @@ class Request:
     shape: tuple[int, int, int]
     threads: int = 1
     shard: Shard = WHOLE
+    samples: int | None = None
+    holdout: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class DataSet:
         ``load(request)`` gives the :class:`DataSource`, or raises a
         :class:`~trnet.errors.UserError` that says what is missing and where to get it.
     adjustable : bool
-        Whether a config may ask for other classes and another size.
+        Whether a config may ask for other classes and another size, and not for a part of it.
     """
 
     classes: int

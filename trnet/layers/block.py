@@ -75,6 +75,10 @@ class TensorBlock(HybridBlock):
     def _products(self, F, factors: dict, reuse: float) -> list[Product]:
         """What the contraction is made of, on arrays or symbols, in legacy operators."""
 
+    def _drop(self, F, factors: dict) -> dict:
+        """The factors of a training step, with what is left out of it; none is."""
+        return factors
+
     @abstractmethod
     def _reference(self, tl, x, factors: dict, bias):
         """The layer through TensorLy, on NumPy-like arrays."""
@@ -121,6 +125,7 @@ class TensorBlock(HybridBlock):
         x = prepare(x)
         bias = None if bias is None else prepare(bias)
         factors = {name: prepare(factors[name]) for name in self._factor_names()}
+        factors = self._drop(F, factors)
         if self._implementation == "fused":
             out = contract(F, x, self._products(F, factors, TRAINING), bias)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from numbers import Real
 
 import numpy as np
 from mxnet.gluon import nn
@@ -11,6 +12,9 @@ from trnet.layers.block import TensorBlock, dense_std, shape_text
 from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.contraction import Product, Step
 from trnet.tensor.factorization import FACTORIZATIONS, Factorization, Rank, is_integer
+
+# Of fewer components, dropping leaves too often none, or one that is blown up to stand for all.
+_SMALLEST_RANK_DROPPED = 4
 
 
 class TRL(TensorBlock):
@@ -40,6 +44,12 @@ class TRL(TensorBlock):
         ``"fused"`` projects the input, hybridizes and exports; ``"tensorly"`` rebuilds the weight
         and computes the same with TensorLy's own functions on its MXNet backend, imperatively:
         the reference.
+    dropout : float, default 0.0
+        Tensor dropout, or stochastic rank regularisation: the probability with which, in training,
+        a component of the latent space is dropped for a batch, in every mode of it apart; what is
+        kept grows so that the weight's expectation is W. A Tucker weight's latent modes are
+        (R1, …, R(N+1)), a CP weight has one of R terms, a tensor train the cuts (r1, …, rN); those
+        of a rank below 4 and pooled ones are spared. Kolbeinsson et al. (arXiv 1902.10758).
     pooled_modes : tuple of int, optional
         Modes, from 1, where average pooling stood (Tucker only): the layer starts as that pooling
         and a dense layer, and the factors of these modes learn slower (``lr_mult``), as averages
@@ -82,6 +92,7 @@ class TRL(TensorBlock):
         factorization: str = "tucker",
         use_bias: bool = True,
         implementation: str = "fused",
+        dropout: float = 0.0,
         pooled_modes: tuple[int, ...] = (),
         weight_initializer=None,
         bias_initializer="zeros",
@@ -95,7 +106,9 @@ class TRL(TensorBlock):
         if not isinstance(factorization, str) or factorization not in FACTORIZATIONS:
             known = ", ".join(map(repr, FACTORIZATIONS))
             self._refuse(f"factorization has to be one of {known}; got {factorization!r}")
-        self._units, self._rank = int(units), rank
+        if not _is_number(dropout) or not 0 <= dropout < 1:
+            self._refuse(f"dropout has to be a probability, from 0 to below 1; got {dropout!r}")
+        self._units, self._rank, self._dropout = int(units), rank, float(dropout)
         self._form, self._form_name = FACTORIZATIONS[factorization], factorization
         self._pooled_modes = self._checked_pooling(pooled_modes)
         in_shape = self._checked_shape(in_shape)
@@ -230,6 +243,17 @@ class TRL(TensorBlock):
         form = self._factorization
         return form.draw(name, dense_std(initializer, form.dense_shape))
 
+    def _drop(self, F, factors: dict) -> dict:
+        if self._dropout == 0:
+            return factors
+        kept = dict(factors)
+        for name, axis, rank in self._factorization.latent_modes:
+            if rank >= _SMALLEST_RANK_DROPPED:
+                shape = self._factorization.parameter_shapes[name]
+                shared = tuple(other for other in range(len(shape)) if other != axis)
+                kept[name] = F.Dropout(factors[name], p=self._dropout, axes=shared)
+        return kept
+
     def _products(self, F, factors: dict, reuse: float) -> list[Product]:
         return self._factorization.products(F, factors, reuse)
 
@@ -239,10 +263,15 @@ class TRL(TensorBlock):
         return out if bias is None else out + bias
 
     def __repr__(self) -> str:
+        dropout = f", dropout {self._dropout:g}" if self._dropout else ""
         return (
             f"TRL({shape_text(self.in_shape)} -> {self._units}, {self._form_name}, "
-            f"rank {self.rank})"
+            f"rank {self.rank}{dropout})"
         )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _values(parameter) -> np.ndarray:

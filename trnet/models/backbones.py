@@ -162,6 +162,37 @@ def small_resnet(blocks: int) -> HybridBlock:
     return network.features[:-1]  # its last layer is the global average pooling
 
 
+def slim_alexnet() -> HybridBlock:
+    """AlexNet's manner, with batch normalisation for its local response one; to (48, 6, 6)."""
+    trunk = nn.HybridSequential(prefix="")
+    layers = ((16, 5, True), (32, 3, True), (64, 3, False), (48, 3, False))
+    for width, kernel_size, is_pooled in layers:
+        trunk.add(
+            nn.Conv2D(width, kernel_size, padding=kernel_size // 2, use_bias=False),
+            nn.BatchNorm(),
+            nn.Activation("relu"),
+        )
+        if is_pooled:
+            trunk.add(nn.MaxPool2D(pool_size=3, strides=2))
+    return trunk
+
+
+def slim_resnet() -> HybridBlock:
+    """ResNet-101's manner for 28×28: bottlenecks to many channels; to (192, 7, 7)."""
+    from mxnet.gluon.model_zoo.vision.resnet import BottleneckV1
+
+    trunk = nn.HybridSequential(prefix="")
+    trunk.add(
+        nn.Conv2D(16, kernel_size=3, padding=1, use_bias=False),
+        nn.BatchNorm(),
+        nn.Activation("relu"),
+        nn.MaxPool2D(pool_size=2, strides=2),
+        BottleneckV1(64, stride=1, downsample=True, in_channels=16),
+        BottleneckV1(192, stride=2, downsample=True, in_channels=64),
+    )
+    return trunk
+
+
 def _with_hidden_layers(trunk: Callable[[], HybridBlock]) -> Backbone:
     return Backbone(trunk(), pooling=False, hidden=(512, 512))
 
@@ -172,8 +203,10 @@ def _with_pooling(trunk: Callable[[], HybridBlock]) -> Backbone:
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "small_alexnet": partial(_with_hidden_layers, small_alexnet),
+    "slim_alexnet": partial(_with_hidden_layers, slim_alexnet),
     "small_vgg2": partial(_with_hidden_layers, partial(small_vgg, 1, (16, 32))),
     "small_vgg4": partial(_with_hidden_layers, partial(small_vgg, 2, (32, 64))),
+    "slim_resnet": partial(_with_pooling, slim_resnet),
     "small_resnet8": partial(_with_pooling, partial(small_resnet, 1)),
     "small_resnet20": partial(_with_pooling, partial(small_resnet, 3)),
 }

@@ -24,6 +24,7 @@ def dense_head(
     classes: int,
     hidden: Sequence[int] | None = None,
     dropout: float | None = None,
+    pooling: bool | None = None,
 ) -> HybridBlock:
     """The network's own head, or one of its form: pooling or flattening, then dense layers.
 
@@ -38,16 +39,20 @@ def dense_head(
         Units of the hidden dense layers; by default the backbone's own.
     dropout : float, optional
         Behind every hidden layer: by default 0.5, and in the network's own head as it is there.
+    pooling : bool, optional
+        Whether global average pooling stands before the dense layers, or flattening: by default
+        what the network itself has.
     """
     head = nn.HybridSequential(prefix="head_")
-    if hidden is None and backbone.classes == classes:
+    if hidden is None and pooling in (None, backbone.pooling) and backbone.classes == classes:
         head.add(*backbone.head)
         for block in backbone.head:
             if isinstance(block, nn.Dropout) and dropout is not None:
                 block._rate = dropout
         return head
     with head.name_scope():
-        head.add(nn.GlobalAvgPool2D() if backbone.pooling else nn.Flatten())
+        pools = backbone.pooling if pooling is None else pooling
+        head.add(nn.GlobalAvgPool2D() if pools else nn.Flatten())
         _add_dense(head, backbone.hidden if hidden is None else hidden, dropout, classes)
     return head
 
@@ -90,24 +95,29 @@ def trl_head(
     classes: int,
     rank: Rank,
     factorization: str = "tucker",
+    dropout: float = 0.0,
+    pooling: bool | None = None,
 ) -> HybridBlock:
     """A TRL in place of everything behind the activation tensor.
-
-    Where the backbone's own head pools, a Tucker TRL starts as that pooling.
 
     Parameters
     ----------
     backbone, in_shape, classes
         As in :func:`dense_head`.
-    rank, factorization
+    rank, factorization, dropout
         As in :class:`trnet.TRL`.
+    pooling : bool, optional
+        Whether a Tucker TRL starts as global average pooling and a dense layer: by default where
+        the network itself pools.
     """
-    starts_pooled = backbone.pooling and factorization == "tucker"
+    pools = backbone.pooling if pooling is None else pooling
+    starts_pooled = pools and factorization == "tucker"
     return TRL(
         classes,
         rank,
         in_shape,
         factorization,
+        dropout=dropout,
         pooled_modes=SPATIAL_MODES if starts_pooled else (),
         prefix="head_",
     )

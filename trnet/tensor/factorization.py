@@ -87,6 +87,14 @@ class Factorization(ABC):
     def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
         """What :func:`~trnet.tensor.contraction.contract` makes ⟨X, W⟩_N of."""
 
+    @property
+    @abstractmethod
+    def latent_modes(self) -> list[tuple[str, int, int]]:
+        """The latent space's modes: of each a parameter, its axis along it, and its rank.
+
+        Pooled modes are left out: until they are trained, all that leaves them is one component.
+        """
+
     @abstractmethod
     def reconstruct(self, tl, parameters: Arrays):
         """The full weight (I1, …, IN, O), inside :func:`tensorly_scope`."""
@@ -185,6 +193,10 @@ class Tucker(Factorization):
     def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
         core, *factors = parameters.values()
         return contraction.tucker_products(F, core, factors, self.shape, self.rank, reuse)
+
+    @property
+    def latent_modes(self) -> list[tuple[str, int, int]]:
+        return [(f"factor{mode}", 1, self.rank[mode - 1]) for mode in self._kept_modes]
 
     def reconstruct(self, tl, parameters: Arrays):
         core, *factors = parameters.values()
@@ -285,6 +297,10 @@ class CP(Factorization):
     def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
         factors = list(parameters.values())
         return contraction.cp_products(F, factors, self.shape, self.rank, reuse)
+
+    @property
+    def latent_modes(self) -> list[tuple[str, int, int]]:
+        return [(list(self.parameter_shapes)[-1], 1, self.rank)]
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.cp_to_tensor((None, list(parameters.values())))
@@ -391,6 +407,10 @@ class TensorTrain(Factorization):
     def products(self, F, parameters: Arrays, reuse: float) -> list[contraction.Product]:
         cores = list(parameters.values())
         return contraction.tensor_train_products(F, cores, self.shape, self.rank, reuse)
+
+    @property
+    def latent_modes(self) -> list[tuple[str, int, int]]:
+        return [(name, 2, r) for name, r in zip(self.parameter_shapes, self.rank)]
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.tt_to_tensor(list(parameters.values()))

@@ -17,7 +17,7 @@ from mxnet.gluon import HybridBlock
 
 from trnet.config import Train
 from trnet.data import Batch, DataSource
-from trnet.errors import UserError
+from trnet.errors import Diverged, UserError
 from trnet.files import write_aside
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint
@@ -130,8 +130,10 @@ def train(
 
     Raises
     ------
+    Diverged
+        Where the loss is no longer finite.
     UserError
-        Where the loss is no longer finite, a batch is too small for its workers and devices, or
+        Where a batch is too small for its workers and devices, or
         workers find different checkpoints.
     """
     batch_size = min(recipe.batch_size, source.train_size)
@@ -166,7 +168,7 @@ def train(
         n_images, total_loss = workers.sum([n_images, total_loss]).tolist()
         seconds = time.perf_counter() - begin
         if not math.isfinite(total_loss):
-            raise UserError(
+            raise Diverged(
                 f"{folder}: the loss is no longer finite in epoch {epoch}; a lower "
                 f"train.learning_rate than {recipe.learning_rate:g} would fit"
             )
