@@ -31,6 +31,7 @@ setup(
         "pillow",
         "pydantic>=2",
         "ruamel.yaml",
+        "scipy",
         "tabulate",
         "tqdm",
         "typing_extensions",

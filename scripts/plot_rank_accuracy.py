@@ -25,7 +25,8 @@ def main() -> None:
     from trnet.report.plot import plot_rank_accuracy
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    plot_rank_accuracy(rows, suite.plot_title(name, rows), output)
+    beside = suite.beside(options.suite, options.runs, options.results)
+    plot_rank_accuracy(rows, suite.plot_title(name, rows), output, beside)
     print(f"Written to {output}")
 
 

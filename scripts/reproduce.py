@@ -28,6 +28,7 @@ def main() -> None:
         options.results,
         options.devices,
         options.jobs,
+        suite.beside(options.suite, options.runs, options.results),
     )
     print(f"\n{table(suite.rows(configs, options.runs, options.results))}\n")
     print(f"Written to {options.results / configs[0].suite}/")

@@ -52,6 +52,19 @@ BROKEN = {
     "head's typo": (head("{type: trl, rnk: [1, 1, 1, 1]}"), ["model.head.rnk", "mean rank"]),
     "another head's key": (head("{type: dense, rank: [1]}"), ["model.head.rank", "hidden"]),
     "schedule's typo": (recipe(schedule="{type: cosine, warmup: 1}"), ["train.schedule.warmup"]),
+    "trials too short": (
+        recipe(epochs="9", schedule="{type: cosine, warmup_epochs: 3}")
+        + "tune: {learning_rate: [0.1], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
+        ["tune.epochs", "warmup_epochs", "2 epochs"],
+    ),
+    "nothing to tune": (
+        text() + "tune: {learning_rate: [], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
+        ["tune.learning_rate", "1 item"],
+    ),
+    "all held out": (text(dataset="dataset: {name: mnist, holdout: 1.0}"), ["dataset.holdout"]),
+    "no sample": (text(dataset="dataset: {name: mnist, samples: 0}"), ["dataset.samples"]),
+    "sure dropout": (head("{type: trl, rank: [1, 1, 1, 1], dropout: 1.0}"), ["model.head.dropout"]),
+    "a path for a suite": (text() + "suite: ../mnist\n", ["suite", "'../mnist'", "names"]),
     "no name": (text(name=""), ["name", "missing"]),
     "no data set": (text(dataset=""), ["dataset", "missing"]),
     "no model": (text(model=""), ["model", "missing"]),
@@ -303,7 +316,15 @@ def test_the_hash_follows_what_decides_the_outcome():
     assert config.load(path, ["model.head.rank=[8,4,4,9]"]).model_hash != loaded.model_hash
 
 
-@pytest.mark.parametrize("suite", sorted(p.name for p in (ROOT / "configs").iterdir()))
+@pytest.mark.parametrize(
+    "suite",
+    sorted(
+        {
+            str(p.parent.relative_to(ROOT / "configs"))
+            for p in (ROOT / "configs").rglob("[!_]*.yaml")
+        }
+    ),
+)
 def test_every_suite_loads_with_baselines_first(suite):
     configs = config.load_suite(ROOT / "configs" / suite)
     is_baseline = [c.baseline is None for c in configs]
@@ -322,3 +343,30 @@ def test_a_baseline_has_none_itself(tmp_path):
     (tmp_path / "a.yaml").write_text(text(name="name: a\nbaseline: a"))
     with pytest.raises(ConfigError, match=r"a\.yaml: baseline: 'a' is no baseline"):
         config.load_suite(tmp_path)
+
+
+def test_a_suite_is_named_from_its_configs_folder_on(tmp_path):
+    for place, suite in (("configs/a/b", "a/b"), ("configs/a", "a"), ("mine/b", "b")):
+        folder = tmp_path / place
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tiny.yaml").write_text(text())
+        assert config.load(folder / "tiny.yaml").suite == suite
+
+
+def test_a_folder_of_suites_names_them(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/tiny.yaml").write_text(text())
+    with pytest.raises(ConfigError, match=r"holds no config .*first would fit$"):
+        config.load_suite(tmp_path)
+
+
+def test_what_a_run_does_not_depend_on_is_not_in_its_hash(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text())
+    plain = config.load(path)
+    path.write_text(
+        text() + "tune: {learning_rate: [0.1], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n"
+    )
+    assert config.load(path).hash == plain.hash
+    path.write_text(text(dataset="dataset: {name: mnist, samples: 300}"))
+    assert config.load(path).hash != plain.hash

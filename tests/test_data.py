@@ -1,6 +1,7 @@
 """Data sets: their splits, their batches, their augmentation, and what is said of broken files."""
 
 import gzip
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -42,6 +43,56 @@ def numbered():
 
 def labels(batches) -> list:
     return [label for _, part in batches for label in part.asnumpy().astype(int)]
+
+
+def ask(**changes):
+    """The numbered images, some of them."""
+    images = np.arange(60, dtype="uint8")[:, None, None, None] * np.ones((1, 1, 2, 2), "uint8")
+    scored = Part(images[:7] + 100, np.zeros(7, int))
+    request = replace(wish(augment=False), **changes)
+    source = from_arrays(
+        request, Part(images, np.arange(60) % 3), scored, [0.0], [1 / 255], shift_and_flip
+    )
+    size = source.train_size
+    trained = [
+        round(image.mean().asscalar()) for part, _ in source.train(size, (0, 1)) for image in part
+    ]
+    tested = [round(image.mean().asscalar()) for part, _ in source.validation(50) for image in part]
+    return sorted(trained), sorted(tested)
+
+
+SCORED = list(range(100, 107))
+
+
+def test_samples_are_as_many_of_every_class_by_the_seed():
+    first, tested = ask(samples=9, seed=1)
+    assert tested == SCORED and len(set(first)) == 9
+    assert np.bincount(np.array(first) % 3).tolist() == [3, 3, 3]
+    assert ask(samples=9, seed=1)[0] == first != ask(samples=9, seed=2)[0]
+    assert sorted(np.bincount(np.array(ask(samples=10, seed=1)[0]) % 3)) == [3, 3, 4]
+    assert set(first) < set(ask(samples=30, seed=1)[0])
+    assert ask(samples=60)[0] == list(range(60))
+
+
+def test_what_is_held_out_is_scored_and_not_trained_on():
+    trained, tested = ask(holdout=0.2, seed=1)
+    assert sorted(trained + tested) == list(range(60)) and len(tested) == 12
+    assert np.bincount(np.array(tested) % 3).tolist() == [4, 4, 4]
+    assert ask(holdout=0.2, seed=2)[1] != tested
+
+
+def test_samples_are_drawn_before_some_are_held_out():
+    trained, tested = ask(samples=12, holdout=0.25, seed=1)
+    assert (len(trained), len(tested)) == (9, 3)
+    assert sorted(trained + tested) == ask(samples=12, seed=1)[0]
+
+
+@pytest.mark.parametrize(
+    "changes, said", [({"samples": 61}, "60 images"), ({"samples": 3, "holdout": 0.1}, "0 of 3")]
+)
+def test_parts_that_cannot_be_are_refused(changes, said):
+    with pytest.raises(UserError, match=rf"^dataset\.[^\n]*{said}[^\n]*$"):
+        ask(**changes)
 
 
 def test_mnist_is_split_in_equal_classes(digits):

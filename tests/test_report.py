@@ -78,6 +78,7 @@ def test_summary_by_hand(configs, runs):
     assert [row.name for row in (base, tiny, small)] == ["base", "tiny", "small"]
     assert (base.top1.mean, base.top1.seeds) == (pytest.approx(92.0), 2)
     assert base.top1.deviation == pytest.approx(8**0.5)
+    assert base.top1.interval == pytest.approx(12.706204736 * 8**0.5 / 2**0.5)
     assert (small.top1.mean, small.top1.seeds) == (pytest.approx(88.0), 3)
     assert (small.top1_change.mean, small.top1_change.seeds) == (pytest.approx(0.0), 2)
     assert small.top1_change.deviation == pytest.approx(2**0.5)
@@ -111,7 +112,7 @@ def test_table(form, with_published, configs, runs, published):
     for word in ("base", "small", "tiny", "70.0", "90.0"):
         assert word in laid_out
     if form != "csv":
-        assert "not measured" in laid_out and "92.00 ± 2.83" in laid_out
+        assert "not measured" in laid_out and "92.00 ± 25.41" in laid_out
         assert ("a guess of ours" in laid_out) is with_published
         assert ("(-0.6)" in laid_out) is with_published
     if form == "terminal":
@@ -141,7 +142,7 @@ def test_plot_shows_measured_and_published(configs, runs, published, tmp_path):
     path = tmp_path / "plot.svg"
     plot_rank_accuracy(summarise(configs, WEIGHTS, runs, published), "toy", path)
     drawn = path.read_text()
-    for words in ("(3, 2, 2, 4)", "70.0 %", "baseline, measured", "TRL, published", "Top-1 (%)"):
+    for words in ("(3, 2, 2, 4)", "70.0 %", "base, measured", "TRL, published", "Top-1 (%)"):
         assert words in drawn
     assert "(1, 1, 1)" not in drawn  # neither measured nor published
 
@@ -198,6 +199,8 @@ def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys)
         "runs.json",
         "parameters.json",
         "rank_vs_accuracy.png",
+        "learning_curves.png",
+        "spatial_patterns.png",
     }
     assert "--seeds 0" in (tmp_path / "results/toy/table.md").read_text()
     suite.reproduce(configs, [0], *where)

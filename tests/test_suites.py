@@ -1,6 +1,8 @@
 """The suites in configs/: what their heads count, by hand, and what their tables show."""
 
+import csv
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from trnet import config, experiment, suite
 from trnet.config import TCLHead, TRLHead
 
 ROOT = Path(__file__).parent.parent
-SUITES = sorted(path.name for path in (ROOT / "configs").iterdir())
+CONFIGS = ROOT / "configs"
+SUITES = sorted({str(p.parent.relative_to(CONFIGS)) for p in CONFIGS.rglob("[!_]*.yaml")})
+TUNED = [name for name in SUITES if name.startswith("fashion_mnist/")]
 
 # Weights of the head by hand, and the savings of the published table; see results/published.yaml.
 VGG = 512 * 7 * 7 * 4096 + 4096 * 4096 + 4096 * 1000
@@ -66,14 +70,33 @@ def test_every_head_saves_what_its_name_promises(name):
         assert c.baseline is None or weights[c.name] < 0.8 * weights[c.baseline]
 
 
-def test_an_experiment_trains_as_its_baseline_does(imagenet):
+def test_an_experiment_trains_as_its_baseline_does():
+    """But for what is tuned, by the same budget for both."""
     for name in SUITES:
         configs = load(name)
         for c in configs.values():
             if c.baseline:
                 base = configs[c.baseline]
-                assert (c.train, c.dataset) == (base.train, base.dataset)
+                tuned = {"learning_rate", "weight_decay"} if name in TUNED else set()
+                recipes = [of.train.model_dump(exclude=tuned) for of in (c, base)]
+                assert recipes[0] == recipes[1]
+                assert (c.dataset, c.tune) == (base.dataset, base.tune)
                 assert c.model.backbone == base.model.backbone
+    assert len(TUNED) == 4 and all(c.tune for name in TUNED for c in load(name).values())
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_what_was_tuned_is_what_the_configs_say(name):
+    """Every pair was tried, and the best by the noted accuracies stands in the file."""
+    noted = list(csv.DictReader((ROOT / f"results/{name}/tuning.csv").open()))
+    for c in load(name).values():
+        tried = [row for row in noted if row["experiment"] == c.name]
+        pairs = {(float(row["learning_rate"]), float(row["weight_decay"])) for row in tried}
+        assert pairs == set(product(c.tune.learning_rate, c.tune.weight_decay))
+        (best,) = [row for row in tried if row["chosen"] == "1"]
+        assert float(best["top1"]) == max(float(row["top1"]) for row in tried)
+        chosen = (float(best["learning_rate"]), float(best["weight_decay"]))
+        assert (c.train.learning_rate, c.train.weight_decay) == chosen
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -84,10 +107,31 @@ def test_names_say_what_the_files_hold(name):
         if isinstance(c.model.head, (TCLHead, TRLHead)):
             rank = c.model.head.rank
             first = rank[0] if isinstance(rank, list) else rank
-            assert c.name.endswith(f"_{first}") or c.name in ("vgg19_tcl", "alexnet_tcl")
+            of_savings = name in ("imagenet", "fashion_mnist/tcl") and "tcl" in str(path)
+            of_samples = c.dataset.samples and c.name.endswith(f"_{c.dataset.samples}")
+            assert c.name.endswith(f"_{first}") or of_savings or of_samples
 
 
-@pytest.mark.parametrize("name", ["mnist", "imagenet"])
+def test_tcls_of_fashion_mnist_save_what_their_names_say():
+    configs = load("fashion_mnist/tcl")
+    counted = {name: experiment.count(c).weights for name, c in configs.items()}
+    for name, c in configs.items():
+        if c.baseline:
+            net, way, percent, *plain = name.split("_")
+            assert abs(100 * (1 - counted[name] / counted[net]) - int(percent)) < 1.3
+            assert c.model.head.norm is (plain == [])
+            assert len(c.model.head.hidden) == {"add": 2, "sub": 1}[way]
+
+
+def test_factorisations_of_fashion_mnist_are_of_equal_size():
+    configs = load("fashion_mnist/factorization")
+    counted = {name: experiment.count(c).weights for name, c in configs.items()}
+    for equal in (("tucker_12", "cp_44", "tt_21"), ("tucker_6", "cp_16", "tt_12")):
+        sizes = [counted[name] for name in equal]
+        assert max(sizes) < 1.05 * min(sizes)
+
+
+@pytest.mark.parametrize("name", ["mnist", "imagenet", *TUNED])
 def test_the_counts_in_results_are_those_of_the_networks(name, tmp_path):
     configs = list(load(name).values())
     noted = json.loads((ROOT / "results" / name / "parameters.json").read_text())

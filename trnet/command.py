@@ -52,6 +52,11 @@ def add_runs(arguments: argparse.ArgumentParser) -> None:
 def add_suite(arguments: argparse.ArgumentParser) -> None:
     """Add a suite, ``--runs`` and ``--results``."""
     arguments.add_argument("suite", type=Path, help="a folder of configs, as configs/mnist")
+    add_places(arguments)
+
+
+def add_places(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--runs`` and ``--results``."""
     add_runs(arguments)
     arguments.add_argument(
         "--results",

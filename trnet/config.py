@@ -324,7 +324,9 @@ def load_suite(folder: str | Path) -> list[Config]:
         raise ConfigError(f"{folder}: there is no such folder of configs")
     paths = sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("_"))
     if not paths:
-        raise ConfigError(f"{folder}: holds no config (*.yaml)")
+        below = sorted({str(path.parent) for path in folder.glob("*/*.yaml")})
+        hint = f"; {' or '.join(below)} would fit" if below else ""
+        raise ConfigError(f"{folder}: holds no config (*.yaml){hint}")
     configs: dict[str, Config] = {}
     for path in paths:
         config = load(path)

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from trnet import config as configs
 from trnet.config import Config
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
@@ -26,6 +28,7 @@ from trnet.models import (
     load_pretrained,
     make_backbone,
     space_savings,
+    spatial_patterns,
 )
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint, loop
@@ -210,16 +213,34 @@ def score(
     """
     moved = () if root is None else (f"dataset.root={json.dumps(root)}",)
     config = configs.load(folder / "config.yaml", moved)
+    network, epoch = _trained(config, folder, which, contexts)
+    network.hybridize(static_alloc=True)
+    dataset = find_dataset(config)
+    source = load(config)
+    scores = evaluate(network, source, dataset.classes, config.train.batch_size, contexts)
+    return config, epoch, scores
+
+
+def patterns(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The leading patterns of pixels that a run's head has learnt.
+
+    As :func:`trnet.models.spatial_patterns` finds them.
+    """
+    config = configs.load(folder / "config.yaml")
+    network, _ = _trained(config, folder, "latest", [mx.cpu()])
+    return spatial_patterns(network, find_dataset(config).shape, count)
+
+
+def _trained(
+    config: Config, folder: Path, which: str, contexts: list[mx.Context]
+) -> tuple[Network, int]:
+    """A run's network as a checkpoint of it has it, and the checkpoint's epoch."""
     path = getattr(checkpoint, which)(folder / "checkpoints")
     if path is None:
         raise UserError(f"{folder}: holds no checkpoint yet")
     network = build(config)
     checkpoint.load_network(path, network, contexts)
-    network.hybridize(static_alloc=True)
-    dataset = find_dataset(config)
-    source = load(config)
-    scores = evaluate(network, source, dataset.classes, config.train.batch_size, contexts)
-    return config, checkpoint.load_metrics(path)[-1]["epoch"], scores
+    return network, checkpoint.load_metrics(path)[-1]["epoch"]
 
 
 def versions() -> dict[str, str]:

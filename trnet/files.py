@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from trnet.errors import UserError
 
@@ -23,6 +23,13 @@ def write_aside(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+class Curve(TypedDict):
+    """What is noted of every epoch."""
+
+    train_loss: list[float]
+    top1: list[float]
+
+
 class Result(TypedDict):
     """What of a run's ``result.json`` the tables need; it holds more."""
 
@@ -31,6 +38,7 @@ class Result(TypedDict):
     config_hash: str
     top1: float
     top5: float
+    curve: NotRequired[Curve]
 
 
 class Epoch(TypedDict):

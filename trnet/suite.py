@@ -13,11 +13,16 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
-from trnet.config import Config
+import numpy as np
+
+from trnet.config import Config, load_suite
 from trnet.errors import Diverged, UserError
 from trnet.files import Head, read_json, write_aside
-from trnet.report import summary, table
+from trnet.report import claims, summary, table
+from trnet.report.claims import Finding
 from trnet.report.summary import Row
+
+_PATTERNS = 5  # of pixels that are drawn of every head
 
 
 def head_weights(configs: Sequence[Config], results: Path) -> dict[str, int]:
@@ -59,6 +64,7 @@ def reproduce(
     results: Path,
     devices: str,
     jobs: int | None = None,
+    beside: Sequence[Row] = (),
 ) -> None:
     """Train what has no result yet, some runs at a time, then write the suite's report.
 
@@ -73,9 +79,11 @@ def reproduce(
         As :func:`trnet.training.devices.parse_devices` takes them.
     jobs : int, optional
         Runs at a time: by default as many as there are cores, and one on GPUs.
+    beside
+        As in :func:`write_report`.
     """
     train_missing([c.with_seed(seed) for seed in seeds for c in configs], runs, devices, jobs)
-    write_report(configs, runs, results)
+    write_report(configs, runs, results, beside)
 
 
 def train_missing(
@@ -168,9 +176,15 @@ def _follow_parent() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def write_report(configs: Sequence[Config], runs: Path, results: Path) -> None:
-    """Write ``table.md``, ``table.csv``, ``runs.json`` and the plot of a suite's measurements."""
-    from trnet.report.plot import plot_rank_accuracy
+def write_report(
+    configs: Sequence[Config], runs: Path, results: Path, beside: Sequence[Row] = ()
+) -> None:
+    """Write what was measured of a suite: tables, results of the runs, and plots.
+
+    What the heads have learnt is drawn of those whose run folders are there. ``beside`` are rows
+    of another suite, whose published curves are drawn as well.
+    """
+    from trnet.report import plot
 
     suite = configs[0].suite
     folder = results / suite
@@ -184,13 +198,99 @@ def write_report(configs: Sequence[Config], runs: Path, results: Path) -> None:
     )
     write_aside(folder / "table.csv", table.table(found, "csv"))
     if any(row.baseline for row in found):
-        plot_rank_accuracy(found, plot_title(suite, found), folder / "rank_vs_accuracy.png")
+        path = folder / "rank_vs_accuracy.png"
+        plot.plot_rank_accuracy(found, plot_title(suite, found), path, beside)
+    if any(row.curve for row in found):
+        title = f"{suite}: Top-1 by epoch, mean over seeds"
+        plot.plot_learning_curves(found, title, folder / "learning_curves.png")
+    patterns = _spatial_patterns(configs, measured, runs)
+    if patterns:
+        title = f"{suite}: the pixels' patterns in each head's weight, by their share of its square"
+        plot.plot_spatial_patterns(patterns, title, folder / "spatial_patterns.png")
+
+
+def _spatial_patterns(
+    configs: Sequence[Config], measured: Sequence[dict], runs: Path
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The leading patterns of pixels in each head, of the first seed whose run folder is there."""
+    patterns = {}
+    for config in configs:
+        seeds = sorted(run["seed"] for run in measured if run["name"] == config.name)
+        folders = [runs / config.suite / config.name / f"seed{seed}" for seed in seeds]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is not None:
+            from trnet import experiment
+
+            found = experiment.patterns(folder, _PATTERNS)
+            if found is not None:
+                patterns[config.name] = found
+    return patterns
+
+
+def beside(folder: Path, runs: Path, results: Path) -> list[Row]:
+    """The rows of the suite that ``published.yaml`` wants beside the one in a folder; or none."""
+    suite = load_suite(folder)[0].suite
+    other = summary.read_beside(results / "published.yaml").get(suite)
+    if other is None:
+        return []
+    root = folder.resolve().parents[suite.count("/")]
+    return rows(load_suite(root / other), runs, results)
+
+
+def findings(folder: Path, runs: Path, results: Path) -> list[Finding]:
+    """What the measurements say of the claims in ``published.yaml``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the suites' folders are.
+    runs, results : Path
+
+    Raises
+    ------
+    UserError
+        Where a claim names an experiment that is not there.
+    """
+    path = results / "published.yaml"
+    found = []
+    for claim in claims.read_claims(path):
+        for comparison in claim.tested_by:
+            suite, _, name = comparison.experiment.rpartition("/")
+            configs = {config.name: config for config in load_suite(folder / suite)}
+            against = comparison.against or getattr(configs.get(name), "baseline", None)
+            for wanted in (name, against):
+                if wanted not in configs:
+                    raise UserError(f"{path}: claims: {wanted!r} is no experiment of {suite}")
+            row = next(r for r in rows(list(configs.values()), runs, results) if r.name == name)
+            measured = summary.read_runs(runs, results, suite)
+            found.append(
+                Finding(
+                    claim,
+                    comparison.model_copy(update={"against": against}),
+                    row.space_savings,
+                    summary.change(measured, configs[name], configs[against]),
+                )
+            )
+    return found
+
+
+def write_claims(folder: Path, runs: Path, results: Path) -> None:
+    """Write ``claims.md``: every published claim with what we measured, and a verdict."""
+    found = findings(folder, runs, results)
+    sources = dict.fromkeys(finding.claim.source for finding in found)
+    parts = [
+        "# Published claims, and what we measured",
+        claims.overview(found),
+        claims.details(found),
+        "\n".join(f"Published: {source}." for source in sources),
+    ]
+    write_aside(results / "claims.md", "\n\n".join(parts) + "\n")
 
 
 def plot_title(suite: str, found: Sequence[Row]) -> str:
     """What a suite's plot shows, and over how many seeds."""
     seeds = max((row.top1.seeds for row in found if row.top1), default=0)
-    over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+    over = f", mean and 95 % interval over {seeds} seeds" if seeds > 1 else ""
     return f"{suite}: Top-1 by the head's rank{over}"
 
 

@@ -6,6 +6,7 @@ from trnet.models.backbones import BACKBONES, Backbone, exchangeable, make_backb
 from trnet.models.heads import HEADS
 from trnet.models.network import Network, build_network, exchange_head, fold
 from trnet.models.pretrained import load_pretrained
+from trnet.models.spatial import spatial_patterns
 
 __all__ = [
     "BACKBONES",
@@ -21,5 +22,6 @@ __all__ = [
     "load_pretrained",
     "make_backbone",
     "space_savings",
+    "spatial_patterns",
     "zoo_names",
 ]

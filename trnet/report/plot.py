@@ -1,8 +1,10 @@
-"""The plot of a suite: rank and space savings against accuracy."""
+"""The plots of a suite: accuracy against rank and savings, and against epochs; spatial patterns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import matplotlib
@@ -11,28 +13,40 @@ import numpy as np
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
 
 from trnet.errors import UserError
 from trnet.report.summary import Row
 
 _STYLES = {
     "TRL": ("o", "tab:blue"),
+    "TRL, tensor dropout": ("v", "tab:cyan"),
     "TRL, CP": ("D", "tab:purple"),
     "TRL, tensor train": ("s", "tab:green"),
     "TCL": ("^", "tab:orange"),
+    "TCL, not normalised": ("2", "tab:brown"),
+    "TCL for a dense layer": ("<", "tab:red"),
+    "TCL for a dense layer, not normalised": ("3", "tab:pink"),
+    "pooling, dense": ("P", "tab:olive"),
+    "flattened, dense": ("X", "tab:gray"),
+    "dense": ("*", "dimgray"),
 }
 
 _COLLAPSE = 20.0  # points between the best and the worst Top-1
 _SMALLEST_ERROR = 0.5
 _TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5)
+_MOST_COLUMNS = 3
 
 
-def plot_rank_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw Top-1 against rank, with the space savings under each rank, baselines as lines.
+def plot_rank_accuracy(
+    rows: Sequence[Row], title: str, path: Path, beside: Sequence[Row] = ()
+) -> None:
+    """Draw Top-1 against rank, with the space savings under each rank, a panel a baseline.
 
-    Measured points have their standard deviation over seeds as bars; the published curve is
-    dashed, where there is one.
+    The baseline is a line. Measured points have their 95 % intervals as bars; the published curve
+    is dashed, where there is one.
 
     Parameters
     ----------
@@ -41,38 +55,152 @@ def plot_rank_accuracy(rows: Sequence[Row], title: str, path: Path) -> None:
     title : str
     path : Path
         A file to write, of any type that matplotlib knows.
+    beside : sequence of Row
+        Another suite, of which the published curves are drawn in panels of their own.
 
     Raises
     ------
     UserError
         Where no accuracy is known, published or measured, or matplotlib knows no such file.
     """
-    baselines = [row for row in rows if row.baseline is None]
-    heads = sorted((row for row in rows if row.baseline), key=lambda row: row.space_savings)
-    heads = [row for row in heads if row.top1 or row.published.top1 is not None]
-    if not heads:
+    panels = [panel for panel in map(_known, _panels(rows)) if panel]
+    if not panels:
         raise UserError("nothing to plot: no experiment of the suite has a Top-1 yet")
-    places = {row.name: place for place, row in enumerate(heads)}
+    published = [replace(row, top1=None, top1_change=None) for row in beside]
+    panels += [panel for panel in map(_known, _panels(published)) if panel]
+    widths = [max(5.0, 0.95 * (len(panel) - 1) + 1.5) for panel in panels]
+    figure, grid = _grid(path, widths, title)
+    for axes, panel in zip(grid, panels):
+        _draw_panel(axes, panel, named=len(panels) > 1)
+    _save(figure, path)
+
+
+def plot_learning_curves(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw Top-1 after every epoch, the mean over the seeds, a panel a baseline.
+
+    Parameters
+    ----------
+    rows, title, path
+        As in :func:`plot_rank_accuracy`; rows without a curve are left out.
+    """
+    panels = [[row for row in panel if row.curve] for panel in _panels(rows)]
+    panels = [panel for panel in panels if panel]
+    figure, grid = _grid(path, [6.0] * len(panels), title)
+    for axes, panel in zip(grid, panels):
+        colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(panel)))
+        for row, color in zip(panel, colors):
+            is_baseline = row.baseline is None
+            axes.plot(
+                range(1, len(row.curve) + 1),
+                row.curve,
+                color="black" if is_baseline else color,
+                linewidth=2 if is_baseline else 1.2,
+                label=f"{row.name}, {row.space_savings:.0f} %",
+            )
+        best = max(max(row.curve) for row in panel)
+        worst_end = min(row.curve[-1] for row in panel)
+        axes.set_ylim(min(worst_end, best - 4) - 2 * (best - worst_end) / 4, best + 0.5)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("Top-1 (%)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, loc="lower right", title="head, weights saved", title_fontsize=7)
+    _save(figure, path)
+
+
+def plot_spatial_patterns(
+    patterns: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, path: Path
+) -> None:
+    """Draw what weights make of the pixels of an activation tensor, a row a network.
+
+    Parameters
+    ----------
+    patterns : mapping of str to (np.ndarray, np.ndarray)
+        As :func:`trnet.models.spatial_patterns` finds them: patterns (n, H, W) and their shares.
+    title, path
+        As in :func:`plot_rank_accuracy`.
+    """
+    columns = max(len(maps) for maps, _ in patterns.values())
+    figure, grid = plt.subplots(
+        len(patterns),
+        columns,
+        figsize=(1.7 * columns + 1.6, 1.75 * len(patterns) + 0.6),
+        squeeze=False,
+    )
+    _check_form(path)
+    for line, (name, (maps, energies)) in zip(grid, patterns.items()):
+        for axes in line:
+            axes.set_axis_off()
+        line[0].text(
+            -0.25, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9
+        )
+        for axes, pattern, energy in zip(line, maps, energies):
+            bound = np.abs(pattern).max()
+            axes.imshow(pattern, cmap="RdBu_r", vmin=-bound, vmax=bound)
+            axes.set_title(f"{100 * energy:.1f} %", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _panels(rows: Sequence[Row]) -> list[list[Row]]:
+    """Every baseline with its heads behind it, by savings."""
+    return [
+        [base, *sorted((r for r in rows if r.baseline == base.name), key=lambda r: r.space_savings)]
+        for base in rows
+        if base.baseline is None
+    ]
+
+
+def _known(panel: Sequence[Row]) -> list[Row]:
+    """A panel's baseline and the heads that have a Top-1, published or measured; none without."""
+    base, *heads = panel
+    heads = [row for row in heads if row.top1 or row.published.top1 is not None]
+    return [base, *heads] if heads else []
+
+
+def _check_form(path: Path) -> None:
     forms = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in forms:
         raise UserError(f"{path}: got {path.suffix!r}; one of .{', .'.join(forms)} would fit")
-    figure, axes = plt.subplots(figsize=(max(7.0, 0.95 * len(heads) + 2.0), 5.2))
-    for row in baselines:
-        _draw_baseline(axes, row, several=len(baselines) > 1)
+
+
+def _grid(path: Path, widths: Sequence[float], title: str) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels."""
+    _check_form(path)
+    columns = min(len(widths), _MOST_COLUMNS)
+    lines = ceil(len(widths) / columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(max(7.0, max(widths) * columns), 5.0 * lines + 0.2), squeeze=False
+    )
+    for axes in grid.flat[len(widths) :]:
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize=11)
+    return figure, list(grid.flat)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _draw_panel(axes: Axes, panel: Sequence[Row], named: bool) -> None:
+    base, *heads = panel
+    places = {row.name: place for place, row in enumerate(heads)}
+    _draw_baseline(axes, base)
     for kind, (marker, color) in _STYLES.items():
         _draw_kind(axes, [row for row in heads if row.kind == kind], places, kind, marker, color)
     axes.set_xticks(range(len(heads)))
-    axes.set_xticklabels([_label(row) for row in heads], fontsize=8)
+    axes.set_xticklabels([_label(row) for row in heads], fontsize=7.5)
     _spread_the_top(axes)
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_xlabel("head: rank, and weights saved against the baseline's")
     axes.set_ylabel("Top-1 (%)")
-    axes.set_title(title, fontsize=11)
+    if named:
+        axes.set_title(f"against {base.name}", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, loc="lower left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _spread_the_top(axes) -> None:
@@ -92,15 +220,14 @@ def _spread_the_top(axes) -> None:
     axes.set_ylim(low, min(high, 100 - floor))
 
 
-def _draw_baseline(axes, row: Row, several: bool) -> None:
-    name = f"baseline {row.name}" if several else "baseline"
+def _draw_baseline(axes: Axes, row: Row) -> None:
     if row.top1:
-        axes.axhline(row.top1.mean, color="black", linewidth=1.2, label=f"{name}, measured")
-        spread = row.top1.deviation or 0
+        axes.axhline(row.top1.mean, color="black", linewidth=1.2, label=f"{row.name}, measured")
+        spread = row.top1.interval or 0
         band = (row.top1.mean - spread, row.top1.mean + spread)
         axes.axhspan(*band, color="black", alpha=0.08, linewidth=0)
     if row.published.top1 is not None:
-        label = f"{name}, published"
+        label = f"{row.name}, published"
         axes.axhline(row.published.top1, color="gray", linestyle="--", linewidth=1, label=label)
 
 
@@ -110,7 +237,7 @@ def _draw_kind(axes, rows: Sequence[Row], places: dict, kind: str, marker: str, 
         axes.errorbar(
             [places[row.name] for row in measured],
             [row.top1.mean for row in measured],
-            yerr=[row.top1.deviation or 0 for row in measured],
+            yerr=[row.top1.interval or 0 for row in measured],
             marker=marker,
             color=color,
             capsize=3,
@@ -132,4 +259,8 @@ def _draw_kind(axes, rows: Sequence[Row], places: dict, kind: str, marker: str, 
 
 
 def _label(row: Row) -> str:
-    return f"{row.kind.replace(', ', ' ')}\n{row.rank}\n{row.space_savings:.1f} %"
+    kind = row.kind.replace(", ", "\n").replace(" for ", "\nfor ")
+    hidden = f"dense {row.hidden}" if row.hidden else ""
+    return "\n".join(
+        part for part in (kind, row.rank, hidden, f"{row.space_savings:.1f} %") if part
+    )

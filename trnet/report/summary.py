@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+
+from scipy.special import stdtrit
 
 from trnet.config import Config, DenseHead, TCLHead, parse_yaml
 from trnet.errors import UserError
@@ -27,6 +30,13 @@ class Measurement:
     mean: float
     deviation: float | None
     seeds: int
+
+    @property
+    def interval(self) -> float | None:
+        """Half of the 95 % interval of the mean, by Student's t; None for a single seed."""
+        if self.deviation is None:
+            return None
+        return float(stdtrit(self.seeds - 1, 0.975)) * self.deviation / math.sqrt(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,11 @@ class Row:
     baseline : str or None
         The experiment that it is measured against.
     kind : str
-        ``"dense"``, ``"TCL"``, ``"TRL"``, ``"TRL, CP"`` or ``"TRL, tensor train"``.
+        What the head is, as ``"dense"``, ``"TCL"`` or ``"TRL, CP"``.
     rank : str
         As the paper writes it; empty for a dense head.
+    hidden : str
+        Units of hidden dense layers, where the config says them.
     weights : int
         Weights of the head, counted.
     space_savings : float
@@ -64,18 +76,22 @@ class Row:
     published : Published
     top1, top5, top1_change : Measurement or None
         In percent and points; the change is over the seeds that the baseline has as well.
+    curve : tuple of float or None
+        Top-1 after every epoch in percent, the mean over the seeds.
     """
 
     name: str
     baseline: str | None
     kind: str
     rank: str
+    hidden: str
     weights: int
     space_savings: float
     published: Published
     top1: Measurement | None
     top5: Measurement | None
     top1_change: Measurement | None
+    curve: tuple[float, ...] | None = None
 
 
 def summarise(
@@ -146,23 +162,43 @@ def read_published(path: Path, suite: str) -> dict[str, Published]:
         ) from None
 
 
+def read_beside(path: Path) -> dict[str, str]:
+    """Suites by the suite whose plot they are shown beside; none where there is no such file."""
+    if not path.is_file():
+        return {}
+    found = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    found = found.get("beside", {}) if isinstance(found, dict) else found
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: beside: got {found!r}; suites by suites would fit")
+    return found
+
+
+def change(runs: Sequence[dict], config: Config, against: Config) -> Measurement | None:
+    """The difference in Top-1 of two experiments, in points, over the seeds that both have."""
+    of, of_other = _by_seed(runs, config), _by_seed(runs, against)
+    return _measurement(
+        [of[seed]["top1"] - of_other[seed]["top1"] for seed in of if seed in of_other]
+    )
+
+
 def _row(config, weights, runs, published, configs) -> Row:
-    of = _by_seed(runs, config)
-    baseline = config.baseline or config.name
-    of_baseline = _by_seed(runs, next(c for c in configs if c.name == baseline))
-    changes = [of[seed]["top1"] - of_baseline[seed]["top1"] for seed in of if seed in of_baseline]
-    kind, rank = _head(config)
+    of = _by_seed(runs, config).values()
+    baseline = next(c for c in configs if c.name == (config.baseline or config.name))
+    kind, rank = _head(config, baseline)
+    curves = [run["curve"]["top1"] for run in of if "curve" in run]
     return Row(
         name=config.name,
         baseline=config.baseline,
         kind=kind,
         rank=rank,
+        hidden=", ".join(map(str, getattr(config.model.head, "hidden", None) or ())),
         weights=weights[config.name],
-        space_savings=100 * (1 - weights[config.name] / weights[baseline]),
+        space_savings=100 * (1 - weights[config.name] / weights[baseline.name]),
         published=published.get(config.name, Published()),
-        top1=_measurement([run["top1"] for run in of.values()]),
-        top5=_measurement([run["top5"] for run in of.values()]),
-        top1_change=_measurement(changes) if config.baseline else None,
+        top1=_measurement([run["top1"] for run in of]),
+        top5=_measurement([run["top5"] for run in of]),
+        top1_change=change(runs, config, baseline) if config.baseline else None,
+        curve=tuple(100 * mean(epoch) for epoch in zip(*curves)) or None,
     )
 
 
@@ -177,12 +213,17 @@ def _measurement(shares: Sequence[float]) -> Measurement | None:
     return Measurement(mean(percent), stdev(percent) if len(percent) > 1 else None, len(percent))
 
 
-def _head(config: Config) -> tuple[str, str]:
+def _head(config: Config, baseline: Config) -> tuple[str, str]:
+    """A head's kind and rank; a TCL with fewer hidden layers than the baseline's replaces them."""
     head = config.model.head
     if isinstance(head, DenseHead):
-        return "dense", ""
+        return {None: "dense", True: "pooling, dense", False: "flattened, dense"}[head.pooling], ""
     rank = f"({', '.join(map(str, head.rank))})" if isinstance(head.rank, list) else str(head.rank)
     if isinstance(head, TCLHead):
-        return "TCL", rank
+        hidden, own = head.hidden, getattr(baseline.model.head, "hidden", None)
+        replaces = hidden is not None and own is not None and len(hidden) < len(own)
+        kind = "TCL for a dense layer" if replaces else "TCL"
+        return kind if head.norm else f"{kind}, not normalised", rank
     names = {"tucker": "TRL", "cp": "TRL, CP", "tensor_train": "TRL, tensor train"}
-    return names[head.factorization], rank
+    kind = names[head.factorization]
+    return f"{kind}, tensor dropout" if head.dropout else kind, rank

@@ -25,7 +25,7 @@ def table(rows: Sequence[Row], form: str = "terminal") -> str:
     ----------
     rows : sequence of Row
     form : {"terminal", "md", "csv", "latex"}
-        CSV has the plain numbers, mean and deviation apart.
+        CSV has the plain numbers, mean, deviation and interval apart.
     """
     if form == "csv":
         return _csv(rows)
@@ -55,7 +55,7 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
     published = [row.published for row in rows]
     columns = {"Experiment": [row.name for row in rows]}
     if not terminal:
-        columns["Head"] = [f"{row.kind} {row.rank}".strip() for row in rows]
+        columns["Head"] = [_head(row) for row in rows]
         columns["Weights in the head"] = [f"{row.weights:,}".replace(",", " ") for row in rows]
     elif not has_published:
         columns["Rank"] = [row.rank.strip("()").replace(" ", "") for row in rows]
@@ -64,14 +64,14 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
     columns[f"Savings{gap}{comp}"] = [_number(row.space_savings, 2) for row in rows]
     if has_published:
         columns[f"Top-1{gap}{publ}"] = [_published_top1(row) for row in rows]
-    columns[f"Top-1{gap}measured"] = [_measured(row.top1) for row in rows]
+    columns[f"Top-1{gap}measured"] = [measured(row.top1) for row in rows]
     if not has_published:
         columns[f"against{gap}baseline" if terminal else "Top-1, against baseline"] = [
-            _measured(row.top1_change, signed=True) if row.baseline else "" for row in rows
+            measured(row.top1_change, signed=True) if row.baseline else "" for row in rows
         ]
     if has_published:
         columns[f"Top-5{gap}{publ}"] = [_number(p.top5, 1) for p in published]
-    columns[f"Top-5{gap}measured"] = [_measured(row.top5) for row in rows]
+    columns[f"Top-5{gap}measured"] = [measured(row.top5) for row in rows]
     return columns
 
 
@@ -80,7 +80,7 @@ def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
     notes = ["All in percent; savings count the weights of the head, biases aside."]
     if seeds:
         over = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
-        several = f"mean ± standard deviation over {over} seeds"
+        several = f"mean ± half of its 95 % interval (Student's t) over {over} seeds"
         notes.append(f"Measured: {several if seeds[-1] > 1 else 'one seed'}.")
     if has_published and any(row.published.top1_change is not None for row in rows):
         notes.append("In brackets: the change of Top-1 in points, where no more is published.")
@@ -94,7 +94,8 @@ def _csv(rows: Sequence[Row]) -> str:
     measured = ("top1", "top5", "top1_change")
     fields = ["experiment", "baseline", "head", "rank", "head_weights", "space_savings"]
     fields += [f"published_{key}" for key in ("space_savings", "top1", "top5", "top1_change")]
-    fields += [f"{key}_{part}" for key in measured for part in ("mean", "deviation", "seeds")]
+    parts = ("mean", "deviation", "interval", "seeds")
+    fields += [f"{key}_{part}" for key in measured for part in parts]
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(fields)
     for row in rows:
@@ -103,9 +104,14 @@ def _csv(rows: Sequence[Row]) -> str:
         cells += [round(row.space_savings, 4), p.space_savings, p.top1, p.top5, p.top1_change]
         for key in measured:
             of = getattr(row, key)
-            cells += [_rounded(of.mean), _rounded(of.deviation), of.seeds] if of else [None] * 3
+            cells += [_rounded(getattr(of, part, None)) for part in parts]
         writer.writerow(cells)
     return stream.getvalue()
+
+
+def _head(row: Row) -> str:
+    hidden = f", dense {row.hidden}" if row.hidden and row.rank else row.hidden
+    return f"{row.kind} {row.rank}{hidden}".strip()
 
 
 def _rounded(value: float | None) -> float | None:
@@ -121,8 +127,9 @@ def _published_top1(row: Row) -> str:
     return f"({change:+.1f})" if change is not None else _number(row.published.top1, 1)
 
 
-def _measured(of: Measurement | None, signed: bool = False) -> str:
+def measured(of: Measurement | None, signed: bool = False) -> str:
+    """A measurement with half of its 95 % interval, where there is one."""
     if of is None:
         return NOT_MEASURED
     value = f"{of.mean:+.2f}" if signed else f"{of.mean:.2f}"
-    return value if of.deviation is None else f"{value} ± {of.deviation:.2f}"
+    return value if of.interval is None else f"{value} ± {of.interval:.2f}"

@@ -167,11 +167,6 @@ def train(
         n_images, total_loss = train_epoch(step, batches, lambda: progress.advance(batch_size))
         n_images, total_loss = workers.sum([n_images, total_loss]).tolist()
         seconds = time.perf_counter() - begin
-        if not math.isfinite(total_loss):
-            raise Diverged(
-                f"{folder}: the loss is no longer finite in epoch {epoch}; a lower "
-                f"train.learning_rate than {recipe.learning_rate:g} would fit"
-            )
         _share_statistics(network, workers)
         row = {
             "epoch": epoch,
@@ -185,6 +180,11 @@ def train(
             "images_per_second": n_images / seconds,
             "seconds": time.perf_counter() - begin,
         }
+        if not math.isfinite(total_loss + row["loss"]):
+            raise Diverged(
+                f"{folder}: the loss is no longer finite in epoch {epoch}; a lower "
+                f"train.learning_rate than {recipe.learning_rate:g} would fit"
+            )
         metrics.append(row)
         if workers.writes:
             checkpoint.save(folder / "checkpoints", network, trainer, metrics)

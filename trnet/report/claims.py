@@ -1,0 +1,172 @@
+"""Published claims, and what our measurements say of them.
+
+A claim is a range for the change of Top-1 against a baseline. It is supported where the whole 95 %
+interval of the change that we measure lies in that range, not supported where all of it is worse or
+better than that, and undecided else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import tabulate
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from trnet.config import parse_yaml
+from trnet.errors import UserError
+from trnet.report.summary import Measurement
+from trnet.report.table import NOT_MEASURED, measured
+
+WORSE, BETTER = "not supported, worse", "not supported, better"
+VERDICTS = (WORSE, BETTER, "undecided", "supported", NOT_MEASURED)
+
+
+class Comparison(BaseModel):
+    """An experiment ``<suite>/<name>``, and the one of its suite that it is held against.
+
+    By default that is its baseline.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiment: str
+    against: Optional[str] = None
+
+
+class Claim(BaseModel):
+    """What was published, and the experiments that test it here.
+
+    Attributes
+    ----------
+    claim : str
+    published : str
+        The numbers that it rests on.
+    source : str
+    low, high : float
+        The change of Top-1, in points, that it claims.
+    tested_by : tuple of Comparison
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    claim: str
+    published: str
+    source: str
+    low: float = -math.inf
+    high: float = math.inf
+    tested_by: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one experiment says of a claim.
+
+    Attributes
+    ----------
+    claim : Claim
+    comparison : Comparison
+        With ``against`` filled in.
+    space_savings : float
+        In percent, against the baseline of the experiment.
+    change : Measurement or None
+        Of Top-1, in points.
+    """
+
+    claim: Claim
+    comparison: Comparison
+    space_savings: float
+    change: Measurement | None
+
+    @property
+    def verdict(self) -> str:
+        """One of :data:`VERDICTS`."""
+        return verdict(self.change, self.claim.low, self.claim.high)
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The claims of ``published.yaml``, each with its source as it is printed."""
+    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        claims = TypeAdapter(list[Claim]).validate_python(content.get("claims", []))
+        known = content.get("sources", {})
+        return [claim.model_copy(update={"source": known[claim.source]}) for claim in claims]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: claims.{where}: {first['msg']}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: sources: {error} is missing, and a claim refers to it") from None
+
+
+def verdict(change: Measurement | None, low: float, high: float) -> str:
+    """What a change of Top-1 over seeds says of the claim that it lies from ``low`` to ``high``."""
+    if change is None:
+        return NOT_MEASURED
+    if change.interval is None:
+        return "undecided"
+    bottom, top = change.mean - change.interval, change.mean + change.interval
+    if low <= bottom and top <= high:
+        return "supported"
+    if top < low:
+        return WORSE
+    return BETTER if bottom > high else "undecided"
+
+
+def details(findings: Sequence[Finding]) -> str:
+    """Every finding in Markdown, those first that are not as published."""
+    order = sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict))
+    return _table(
+        {
+            "Claim": [f.claim.claim for f in order],
+            "Verdict": [f.verdict for f in order],
+            "Change of Top-1, points": [measured(f.change, signed=True) for f in order],
+            "Claimed": [_range(f.claim) for f in order],
+            "Experiment": [f.comparison.experiment for f in order],
+            "Against": [f.comparison.against for f in order],
+            "Savings": [f"{f.space_savings:.1f}" for f in order],
+        }
+    )
+
+
+def overview(findings: Sequence[Finding]) -> str:
+    """A line a claim in Markdown: how many of the experiments that test it say what."""
+    by_claim: dict[Claim, list[Finding]] = {}
+    for finding in findings:
+        by_claim.setdefault(finding.claim, []).append(finding)
+    return _table(
+        {
+            "Claim": [claim.claim for claim in by_claim],
+            "Published": [claim.published for claim in by_claim],
+            "Here, change of Top-1 in points": [_changes(of) for of in by_claim.values()],
+            "Verdict": [_verdicts(of) for of in by_claim.values()],
+        }
+    )
+
+
+def _changes(findings: Sequence[Finding]) -> str:
+    return "; ".join(
+        f"{f.comparison.experiment.rpartition('/')[2]} {measured(f.change, signed=True)}"
+        for f in findings
+    )
+
+
+def _verdicts(findings: Sequence[Finding]) -> str:
+    counts = {v: sum(f.verdict == v for f in findings) for v in VERDICTS}
+    told = [(v, n) for v, n in counts.items() if n]
+    if len(told) == 1:
+        return f"**{told[0][0]}**"
+    return ", ".join(f"**{v}** {n} of {len(findings)}" for v, n in told)
+
+
+def _range(claim: Claim) -> str:
+    if claim.high == math.inf:
+        return f"above {claim.low:+g}" if claim.low else "above 0"
+    return f"{claim.low:+g} to {claim.high:+g}"
+
+
+def _table(columns: Mapping[str, Sequence[str]]) -> str:
+    return tabulate.tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True)
