@@ -336,7 +336,12 @@ def load_suite(folder: str | Path) -> list[Config]:
     for path, config in zip(paths, configs.values()):
         if config.baseline is not None:
             _checked_baseline(config, configs, path)
-    return sorted(configs.values(), key=lambda config: (config.baseline is not None, config.name))
+    return sorted(configs.values(), key=lambda c: (c.baseline is not None, _by_number(c.name)))
+
+
+def _by_number(name: str) -> list[str]:
+    """A name's parts, to sort by; 300 comes before 1000."""
+    return [part.zfill(12) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _checked_baseline(config: Config, suite: dict[str, Config], path: Path) -> Config:

@@ -192,7 +192,8 @@ def write_report(
     measured = summary.current(summary.read_runs(runs, results, suite), configs)
     found = rows(configs, runs, results)
     heading = f"# {suite}: rank, space savings and accuracy\n\n"
-    write_aside(folder / "runs.json", json.dumps(measured, indent=1) + "\n")
+    if measured:
+        write_aside(folder / "runs.json", json.dumps(measured, indent=1) + "\n")
     write_aside(
         folder / "table.md", f"{heading}{table.table(found, 'md')}\n\n{_origin(measured)}\n"
     )
@@ -217,7 +218,7 @@ def _spatial_patterns(
     for config in configs:
         seeds = sorted(run["seed"] for run in measured if run["name"] == config.name)
         folders = [runs / config.suite / config.name / f"seed{seed}" for seed in seeds]
-        folder = next((folder for folder in folders if folder.is_dir()), None)
+        folder = next((folder for folder in folders if (folder / "result.json").is_file()), None)
         if folder is not None:
             from trnet import experiment
 
@@ -252,26 +253,36 @@ def findings(folder: Path, runs: Path, results: Path) -> list[Finding]:
         Where a claim names an experiment that is not there.
     """
     path = results / "published.yaml"
+    wanted = claims.read_claims(path)
+    suites = {
+        name: _measured_suite(folder / name, runs, results)
+        for name in dict.fromkeys(c.suite for claim in wanted for c in claim.tested_by)
+    }
     found = []
-    for claim in claims.read_claims(path):
+    for claim in wanted:
         for comparison in claim.tested_by:
-            suite, _, name = comparison.experiment.rpartition("/")
-            configs = {config.name: config for config in load_suite(folder / suite)}
-            against = comparison.against or getattr(configs.get(name), "baseline", None)
-            for wanted in (name, against):
-                if wanted not in configs:
-                    raise UserError(f"{path}: claims: {wanted!r} is no experiment of {suite}")
-            row = next(r for r in rows(list(configs.values()), runs, results) if r.name == name)
-            measured = summary.read_runs(runs, results, suite)
-            found.append(
-                Finding(
-                    claim,
-                    comparison.model_copy(update={"against": against}),
-                    row.space_savings,
-                    summary.change(measured, configs[name], configs[against]),
-                )
-            )
+            configs, by_name, measured = suites[comparison.suite]
+            name = comparison.name
+            against = comparison.against or (name in configs and configs[name].baseline)
+            for known in (name, against):
+                if known not in configs:
+                    raise UserError(
+                        f"{path}: claims: {known!r} is no experiment of {comparison.suite}"
+                    )
+            change = summary.change(measured, configs[name], configs[against])
+            settled = comparison.model_copy(update={"against": against})
+            found.append(Finding(claim, settled, by_name[name].space_savings, change))
     return found
+
+
+def _measured_suite(
+    folder: Path, runs: Path, results: Path
+) -> tuple[dict[str, Config], dict[str, Row], list[dict]]:
+    """A suite's configs and rows by name, and the results of its runs."""
+    configs = load_suite(folder)
+    found = rows(configs, runs, results)
+    measured = summary.read_runs(runs, results, configs[0].suite)
+    return {c.name: c for c in configs}, {row.name: row for row in found}, measured
 
 
 def write_claims(folder: Path, runs: Path, results: Path) -> None:
@@ -289,8 +300,8 @@ def write_claims(folder: Path, runs: Path, results: Path) -> None:
 
 def plot_title(suite: str, found: Sequence[Row]) -> str:
     """What a suite's plot shows, and over how many seeds."""
-    seeds = max((row.top1.seeds for row in found if row.top1), default=0)
-    over = f", mean and 95 % interval over {seeds} seeds" if seeds > 1 else ""
+    seeds = summary.seeds_text(found)
+    over = f", mean and 95 % interval over {seeds}" if seeds not in (None, "one seed") else ""
     return f"{suite}: Top-1 by the head's rank{over}"
 
 
@@ -301,9 +312,12 @@ def _origin(measured: Sequence[dict]) -> str:
     run = measured[-1]
     seeds = ",".join(map(str, sorted({run["seed"] for run in measured})))
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    data = run["dataset"]
+    name = run["dataset"]["name"]
+    train, scored = (
+        " or ".join(map(str, sorted({run["dataset"][part] for run in measured})))
+        for part in ("train", "validation")
+    )
     return (
         f"Measured by `python scripts/reproduce.py configs/{run['suite']} --seeds {seeds}` on "
-        f"{data['name']} ({data['train']} images to train on, {data['validation']} to score), "
-        f"{run['processor']}; {versions}."
+        f"{name} ({train} images to train on, {scored} to score), {run['processor']}; {versions}."
     )

@@ -36,6 +36,16 @@ class Comparison(BaseModel):
     experiment: str
     against: Optional[str] = None
 
+    @property
+    def suite(self) -> str:
+        """The experiment's suite."""
+        return self.experiment.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name in its suite."""
+        return self.experiment.rpartition("/")[2]
+
 
 class Claim(BaseModel):
     """What was published, and the experiments that test it here.
@@ -148,10 +158,7 @@ def overview(findings: Sequence[Finding]) -> str:
 
 
 def _changes(findings: Sequence[Finding]) -> str:
-    return "; ".join(
-        f"{f.comparison.experiment.rpartition('/')[2]} {measured(f.change, signed=True)}"
-        for f in findings
-    )
+    return "; ".join(f"{f.comparison.name} {measured(f.change, signed=True)}" for f in findings)
 
 
 def _verdicts(findings: Sequence[Finding]) -> str:

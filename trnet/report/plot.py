@@ -26,9 +26,9 @@ _STYLES = {
     "TRL, CP": ("D", "tab:purple"),
     "TRL, tensor train": ("s", "tab:green"),
     "TCL": ("^", "tab:orange"),
-    "TCL, not normalised": ("2", "tab:brown"),
+    "TCL, not normalised": (">", "tab:brown"),
     "TCL for a dense layer": ("<", "tab:red"),
-    "TCL for a dense layer, not normalised": ("3", "tab:pink"),
+    "TCL for a dense layer, not normalised": ("d", "tab:pink"),
     "pooling, dense": ("P", "tab:olive"),
     "flattened, dense": ("X", "tab:gray"),
     "dense": ("*", "dimgray"),
@@ -68,7 +68,7 @@ def plot_rank_accuracy(
         raise UserError("nothing to plot: no experiment of the suite has a Top-1 yet")
     published = [replace(row, top1=None, top1_change=None) for row in beside]
     panels += [panel for panel in map(_known, _panels(published)) if panel]
-    widths = [max(5.0, 0.95 * (len(panel) - 1) + 1.5) for panel in panels]
+    widths = [max(4.2, 0.95 * (len(panel) - 1) + 1.0) for panel in panels]
     figure, grid = _grid(path, widths, title)
     for axes, panel in zip(grid, panels):
         _draw_panel(axes, panel, named=len(panels) > 1)
@@ -166,12 +166,17 @@ def _check_form(path: Path) -> None:
 
 
 def _grid(path: Path, widths: Sequence[float], title: str) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels."""
+    """A figure with panels of some widths, in inches; those below one another are as wide."""
     _check_form(path)
-    columns = min(len(widths), _MOST_COLUMNS)
-    lines = ceil(len(widths) / columns)
+    lines = ceil(len(widths) / _MOST_COLUMNS)
+    columns = ceil(len(widths) / lines)
+    of_columns = [max(widths[column::columns]) for column in range(columns)]
     figure, grid = plt.subplots(
-        lines, columns, figsize=(max(7.0, max(widths) * columns), 5.0 * lines + 0.2), squeeze=False
+        lines,
+        columns,
+        figsize=(max(7.0, sum(of_columns)), 4.6 * lines + 0.3),
+        width_ratios=of_columns,
+        squeeze=False,
     )
     for axes in grid.flat[len(widths) :]:
         axes.set_axis_off()
@@ -195,12 +200,13 @@ def _draw_panel(axes: Axes, panel: Sequence[Row], named: bool) -> None:
     axes.set_xticklabels([_label(row) for row in heads], fontsize=7.5)
     _spread_the_top(axes)
     axes.set_xlim(-0.6, len(heads) - 0.4)
-    axes.set_xlabel("head: rank, and weights saved against the baseline's")
+    axes.set_xlabel("rank of the head, weights saved", fontsize=9)
     axes.set_ylabel("Top-1 (%)")
     if named:
-        axes.set_title(f"against {base.name}", fontsize=10)
+        published = "" if any(row.top1 for row in panel) else "published: "
+        axes.set_title(f"{published}against {base.name}", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="best")
 
 
 def _spread_the_top(axes) -> None:

@@ -162,6 +162,15 @@ def read_published(path: Path, suite: str) -> dict[str, Published]:
         ) from None
 
 
+def seeds_text(rows: Sequence[Row]) -> str | None:
+    """Over how many seeds the rows were measured, in words; None where none was."""
+    seeds = sorted({row.top1.seeds for row in rows if row.top1})
+    if not seeds:
+        return None
+    fewest_to_most = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    return "one seed" if fewest_to_most == "1" else f"{fewest_to_most} seeds"
+
+
 def read_beside(path: Path) -> dict[str, str]:
     """Suites by the suite whose plot they are shown beside; none where there is no such file."""
     if not path.is_file():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tabulate
 
-from trnet.report.summary import Measurement, Row
+from trnet.report.summary import Measurement, Row, seeds_text
 
 NOT_MEASURED = "not measured"
 FORMATS = ("terminal", "md", "csv", "latex")
@@ -76,12 +76,12 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
 
 
 def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
-    seeds = sorted({row.top1.seeds for row in rows if row.top1})
     notes = ["All in percent; savings count the weights of the head, biases aside."]
-    if seeds:
-        over = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
-        several = f"mean ± half of its 95 % interval (Student's t) over {over} seeds"
-        notes.append(f"Measured: {several if seeds[-1] > 1 else 'one seed'}.")
+    seeds = seeds_text(rows)
+    if seeds == "one seed":
+        notes.append("Measured: one seed.")
+    elif seeds:
+        notes.append(f"Measured: mean ± half of its 95 % interval (Student's t) over {seeds}.")
     if has_published and any(row.published.top1_change is not None for row in rows):
         notes.append("In brackets: the change of Top-1 in points, where no more is published.")
     notes += [f"{row.name}: {row.published.note}." for row in rows if row.published.note]
