@@ -18,7 +18,7 @@ def main() -> None:
     command.add_devices(arguments)
     options = arguments.parse_args()
     seeds = options.seeds.split(",")
-    if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
+    if not all(seed.isdecimal() for seed in seeds) or len(set(map(int, seeds))) < len(seeds):
         raise UserError(f"--seeds: got {options.seeds!r}; whole numbers by commas, as 0,1,2")
     configs = config.load_suite(options.suite)
     suite.reproduce(

@@ -1,22 +1,14 @@
 """Verdicts on published claims: by hand, at their edges, and of the claims that we test."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from trnet import suite
 from trnet.errors import UserError
-from trnet.report.claims import (
-    BETTER,
-    WORSE,
-    Claim,
-    Comparison,
-    Finding,
-    details,
-    overview,
-    read_claims,
-    verdict,
-)
+from trnet.report.claims import BETTER, WORSE, Finding, details, overview, judge
+from trnet.report.published import Claim, Comparison, read_published
 from trnet.report.summary import Measurement
 
 ROOT = Path(__file__).parent.parent
@@ -46,17 +38,20 @@ def test_the_interval_by_hand():
         (change(-9.0, 0.4), -5, -1, WORSE),
         (change(-3.0, 4.0), -5, -1, "undecided"),
         (Measurement(0.4, None, 1), 0, INFINITE, "undecided"),
+        (Measurement(0.0, 0.0, 3), 0, INFINITE, WORSE),  # none is no gain
+        (change(0.5, 0.2), -INFINITE, 0, BETTER),
         (None, 0, INFINITE, "not measured"),
     ],
 )
 def test_verdict(measured, low, high, expected):
-    assert verdict(measured, low, high) == expected
+    assert judge(measured, low, high) == expected
 
 
 def findings() -> list[Finding]:
-    gain = Claim(claim="gains", published="+1", source="a talk", low=0, tested_by=())
-    loss = Claim(claim="costs", published="-1", source="a talk", low=-2, high=-0.5, tested_by=())
     test = Comparison(experiment="toy/small", against="base")
+    told = {"source": "a talk", "tested_by": (test,)}
+    gain = Claim(claim="gains", published="+1", low=0, **told)
+    loss = Claim(claim="costs", published="-1", low=-2, high=-0.5, **told)
     return [
         Finding(gain, test, 70.0, change(1.0, 0.2)),
         Finding(gain, test, 70.0, change(-1.0, 0.2)),
@@ -80,16 +75,32 @@ def test_a_claim_has_one_line_with_every_experiment():
 def test_our_claims_name_experiments_of_ours_and_sources(tmp_path):
     found = suite.findings(ROOT / "configs", tmp_path, ROOT / "results")
     assert {f.claim.claim for f in found} == {
-        claim.claim for claim in read_claims(ROOT / "results/published.yaml")
+        claim.claim for claim in read_published(ROOT / "results/published.yaml").claims
     }
     assert len(found) > 15 and all(
         "arXiv" in f.claim.source or "talk" in f.claim.source for f in found
     )
-    savings = {f.comparison.experiment.rpartition("/")[2]: f.space_savings for f in found}
-    for name, percent in savings.items():
-        if name.split("_")[0] in ("alexnet", "vgg"):
-            assert abs(percent - int(name.split("_")[2])) < 1.3
-    assert abs(savings["flat_trl_67"] - 68.2) < 0.5 and abs(savings["flat_trl_25"] - 92.4) < 0.5
+    savings = {
+        f.comparison.name: f.space_savings for f in found if f.comparison.suite.endswith("samples")
+    }
+    for f in found:
+        told = re.search(r"(\d+) % savings", f.claim.claim)
+        if told:
+            assert abs(f.space_savings - int(told.group(1))) < 1.5
+    assert len(savings) == 4
+
+
+def test_savings_are_against_the_other_head_of_the_comparison(tmp_path):
+    """Pooling and a dense layer are a tenth of the TRL that is held against them."""
+    found = suite.findings(ROOT / "configs", tmp_path, ROOT / "results")
+    by_other = {
+        f.comparison.against: f.space_savings
+        for f in found
+        if f.comparison.name == "trl_dropout_100"
+    }
+    trl = 16 * 4 * 4 * 10 + 32 * 16 + 2 * 7 * 4 + 10 * 10
+    assert by_other["gap_100"] == pytest.approx(100 * (1 - trl / 320))
+    assert by_other["dense_100"] == pytest.approx(100 * (1 - trl / (1568 * 256 + 2560)))
 
 
 def test_the_written_claims_are_those_of_the_results(tmp_path):
@@ -98,27 +109,36 @@ def test_the_written_claims_are_those_of_the_results(tmp_path):
     assert overview(found) in written and details(found) in written
 
 
+TESTED = "tested_by: [{experiment: mnist/vgg_trl_8}]"
+CLAIM = "claim: a, published: b, source: c"
+
+
 @pytest.mark.parametrize(
     "content, said",
     [
+        ("", "valid dictionary"),
+        ("[1]", "valid dictionary"),
+        ("sources:", "sources"),
+        ("beside: {toy: 3}", "beside.toy"),
         ("claims: 3", "claims"),
         ("claims: [{claim: a}]", "claims.0.published"),
+        (f"claims: [{{{CLAIM}, {TESTED}}}]", "sources: 'c' is missing"),
+        (f"sources: {{c: d}}\nclaims: [{{{CLAIM}, lwo: 1, {TESTED}}}]", "claims.0.lwo"),
+        (f"sources: {{c: d}}\nclaims: [{{{CLAIM}, low: 3, high: 1, {TESTED}}}]", "no range"),
+        (f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: []}}]", "claims.0.tested_by"),
         (
-            "claims: [{claim: a, published: b, source: c, tested_by: []}]",
-            "sources: 'c' is missing",
-        ),
-        (
-            "sources: {c: d}\nclaims: [{claim: a, published: b, source: c, lwo: 1, tested_by: []}]",
-            "claims.0.lwo",
-        ),
-        (
-            "sources: {c: d}\nclaims: [{claim: a, published: b, source: c, tested_by: "
-            "[{experiment: mnist/nothing}]}]",
+            f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: [{{experiment: mnist/nothing}}]}}]",
             "'nothing' is no experiment of mnist",
         ),
+        (
+            f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: [{{experiment: mnist/vgg}}]}}]",
+            "'vgg' is a baseline",
+        ),
+        (b"sources: {c: \xff}", "UTF-8"),
     ],
 )
 def test_broken_claims_are_named(content, said, tmp_path):
-    (tmp_path / "published.yaml").write_text(content)
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "published.yaml").write_bytes(content)
     with pytest.raises(UserError, match=rf"^[^\n]*published.yaml[^\n]*{said}[^\n]*$"):
         suite.findings(ROOT / "configs", tmp_path, tmp_path)

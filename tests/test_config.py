@@ -61,6 +61,24 @@ BROKEN = {
         text() + "tune: {learning_rate: [], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
         ["tune.learning_rate", "1 item"],
     ),
+    "a typo in tune": (
+        text() + "tune: {learning_rates: [0.1], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
+        ["tune.learning_rates", "mean learning_rate"],
+    ),
+    "a pair twice": (
+        text()
+        + "tune: {learning_rate: [0.1, 0.1], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
+        ["tune.learning_rate", "once"],
+    ),
+    "held out twice": (
+        text(dataset="dataset: {name: mnist, holdout: 0.2}")
+        + "tune: {learning_rate: [0.1], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
+        ["dataset.holdout", "tune.holdout"],
+    ),
+    "pooling for CP": (
+        head("{type: trl, factorization: cp, rank: 3, pooling: true}"),
+        ["model.head.pooling", "tucker"],
+    ),
     "all held out": (text(dataset="dataset: {name: mnist, holdout: 1.0}"), ["dataset.holdout"]),
     "no sample": (text(dataset="dataset: {name: mnist, samples: 0}"), ["dataset.samples"]),
     "sure dropout": (head("{type: trl, rank: [1, 1, 1, 1], dropout: 1.0}"), ["model.head.dropout"]),

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trnet import config, suite
+from trnet import config, experiment, suite
 from trnet.errors import UserError
 from trnet.report.plot import plot_rank_accuracy
-from trnet.report.summary import read_published, read_runs, summarise
+from trnet.report.published import read_published
+from trnet.report.summary import read_runs, summarise
 from trnet.report.table import FORMATS, table
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +43,10 @@ def configs(tmp_path):
 def result(of, seed: int, top1: float, top5: float = 0.99, **changes) -> dict:
     return {
         "name": of.name,
+        "suite": of.suite,
+        "dataset": {"name": "mnist", "train": 4000, "validation": 1000},
+        "versions": {"python": "3.11"},
+        "processor": "a CPU",
         "seed": seed,
         "config_hash": of.hash,
         "top1": top1,
@@ -70,7 +76,7 @@ def published(tmp_path):
         "  small: {source: talk, top1: 76.0, space_savings: 70.1}\n"
         "  tiny: {source: talk, top1_change: -0.6, note: a guess of ours}\n"
     )
-    return read_published(path, "toy")
+    return read_published(path).of("toy")
 
 
 def test_summary_by_hand(configs, runs):
@@ -182,7 +188,7 @@ def test_tabulate_imports_no_mxnet(tabulated):
 
 
 def test_every_published_number_has_a_source():
-    published = read_published(ROOT / "results/published.yaml", "imagenet")
+    published = read_published(ROOT / "results/published.yaml").of("imagenet")
     assert all("Kossaifi" in p.source for p in published.values())
     assert published["resnet101_trl_150"].top1 == 76.0
 
@@ -233,3 +239,69 @@ def test_damaged_files_are_named(file, content, configs, tmp_path):
     with pytest.raises(UserError, match=rf"^[^\n]*{path.name}[^\n]*$"):
         suite.rows(configs, tmp_path / "runs", tmp_path / "results")
     assert path.read_text() == content
+
+
+def test_a_report_is_written_again_from_results_alone(configs, runs, published, tmp_path):
+    """No run folder, one experiment not measured, and no picture of what was learnt."""
+    folder = tmp_path / "results/toy"
+    folder.mkdir(parents=True)
+    curve = {"train_loss": [2.0, 1.0], "top1": [0.5, 0.9]}
+    (folder / "runs.json").write_text(json.dumps([{**run, "curve": curve} for run in runs]))
+    suite.write_report(configs, tmp_path / "runs", tmp_path / "results")
+    written = {path.name for path in folder.iterdir()}
+    assert {"table.md", "table.csv", "rank_vs_accuracy.png", "learning_curves.png"} < written
+    assert "spatial_patterns.png" not in written
+    assert "4000 images to train on" in (folder / "table.md").read_text()
+
+
+def test_a_suite_without_a_run_has_a_table_and_no_plot(configs, tmp_path):
+    suite.write_report(configs, tmp_path / "runs", tmp_path / "results")
+    written = {path.name for path in (tmp_path / "results/toy").iterdir()}
+    assert written == {"table.md", "table.csv", "parameters.json"}
+
+
+def test_patterns_are_of_the_configs_own_runs(configs, tmp_path, monkeypatch):
+    """A run folder of another config by that name, or without its checkpoint, is passed over."""
+    config = configs[1].with_seed(0)
+    folder = tmp_path / "runs/toy" / config.name / "seed0"
+    assert experiment.patterns(config, tmp_path / "runs", 3) is None
+    (folder / "checkpoints").mkdir(parents=True)
+    for made in (config, configs[0]):
+        (folder / "result.json").write_text(json.dumps(result(made, 0, 0.5)))
+        assert experiment.patterns(config, tmp_path / "runs", 3) is None
+
+
+def test_published_curves_are_drawn_beside(configs, runs, published, tmp_path):
+    rows = summarise(configs, WEIGHTS, runs, {})
+    beside = summarise(configs, WEIGHTS, [], published)
+    plot_rank_accuracy(rows, "toy", tmp_path / "plot.svg", beside)
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert "published: against base" in drawn and "TRL, published" in drawn
+    assert "TRL, measured" in drawn
+
+
+def test_beside_is_the_suite_that_is_named(configs, tmp_path):
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "results/published.yaml"
+    where = (tmp_path / "configs/toy", tmp_path / "runs", tmp_path / "results")
+    assert suite.beside(*where) == []
+    path.write_text("beside: {toy: toy}")
+    assert [row.name for row in suite.beside(*where)] == ["base", "tiny", "small"]
+
+
+def test_heads_of_every_kind_are_drawn(configs, runs, tmp_path):
+    rows = [
+        replace(row, kind="a new kind") if row.baseline else row
+        for row in summarise(configs, WEIGHTS, runs, {})
+    ]
+    plot_rank_accuracy(rows, "toy", tmp_path / "plot.svg")
+    assert "a new kind, measured" in (tmp_path / "plot.svg").read_text()
+
+
+def test_data_are_looked_for_before_anything_is_trained(configs, tmp_path):
+    values = configs[1].model_dump()
+    values["dataset"]["samples"] = 5000
+    few = [configs[0], config.Config.model_validate(values)]
+    with pytest.raises(UserError, match=r"^toy/small: dataset.samples: got 5000[^\n]*$"):
+        suite.reproduce(few, [0], tmp_path / "runs", tmp_path / "results", "cpu")
+    assert not (tmp_path / "runs").exists()

@@ -79,7 +79,7 @@ def test_trials_never_see_the_validation_images_nor_the_measured_seeds(folder, t
     "file, old, new, said",
     [
         ("small.yaml", "# why it is here", "tune: null", "toy/small: tune: is missing"),
-        ("small.yaml", "name: small", "name: other", "toy/other: name:"),
+        ("small.yaml", "name: small", "name: other", "toy/other: name: other.yaml would fit"),
     ],
 )
 def test_a_suite_that_cannot_be_tuned_is_refused(file, old, new, said, folder, tmp_path):
@@ -100,3 +100,22 @@ def test_equal_accuracies_are_told_apart_by_their_loss(folder):
         }
         (chosen,) = [trial for trial in tuning._scored(base, by_run) if trial.chosen]
         assert chosen.loss == pytest.approx(0.4)
+
+
+def test_an_experiment_of_which_every_pair_diverges_keeps_its_file(folder, tmp_path, monkeypatch):
+    texts = {path: path.read_text() for path in folder.iterdir()}
+    monkeypatch.setattr(tuning, "train_missing", lambda wanted, *_, **__: [None] * len(wanted))
+    with pytest.raises(UserError, match=r"^toy/base: every pair diverged[^\n]*$"):
+        tune(folder)
+    assert texts == {path: path.read_text() for path in folder.iterdir()}
+    assert (tmp_path / "results/toy/tuning.csv").is_file()
+
+
+def test_files_with_exchanged_names_are_refused(folder):
+    for name, other in (("base", "small"), ("small", "base")):
+        path = folder / f"{name}.yaml"
+        path.write_text(path.read_text().replace(f"name: {name}", f"name: {other}"))
+    (folder / "base.yaml").write_text(FILES["base.yaml"].replace("name: base", "name: small"))
+    (folder / "small.yaml").write_text(FILES["base.yaml"])
+    with pytest.raises(UserError, match=r"^[^\n]*would fit as its file$"):
+        tune(folder)

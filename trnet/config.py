@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -50,6 +51,12 @@ def _checked_rank(rank: Any) -> Any:
 
 def _is_positive_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _each_once(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("each value once")
+    return values
 
 
 Rank = Annotated[Any, BeforeValidator(_checked_rank)]
@@ -110,12 +117,14 @@ class TRLHead(_Schema):
     pooling: Optional[bool] = None
 
     @model_validator(mode="after")
-    def _rank_is_the_factorizations(self) -> TRLHead:
+    def _fits_the_factorization(self) -> TRLHead:
         takes_one = self.factorization == "cp"
         is_one = isinstance(self.rank, int)
         if (is_one or isinstance(self.rank, list)) and is_one is not takes_one:
             form = _RANK_FORMS[self.factorization]
             raise ValueError(f"rank: got {self.rank!r}; a {self.factorization} rank is {form}")
+        if self.pooling and self.factorization != "tucker":
+            raise ValueError(f"pooling: got true; only tucker starts so, not {self.factorization}")
         return self
 
 
@@ -188,8 +197,8 @@ class Tune(_Schema):
     images, ``holdout``, left out to be scored.
     """
 
-    learning_rate: Annotated[list[Positive], Field(min_length=1)]
-    weight_decay: Annotated[list[NonNegative], Field(min_length=1)]
+    learning_rate: Annotated[list[Positive], Field(min_length=1), AfterValidator(_each_once)]
+    weight_decay: Annotated[list[NonNegative], Field(min_length=1), AfterValidator(_each_once)]
     epochs: PositiveInt
     holdout: OpenFraction
     seeds: PositiveInt = 1
@@ -210,6 +219,8 @@ class Config(_Schema):
     @model_validator(mode="after")
     def _trials_can_be_trained(self) -> Config:
         if self.tune is not None:
+            if self.dataset.holdout is not None:
+                raise ValueError("dataset.holdout: leave it to tune.holdout")
             try:
                 Train.model_validate({**self.train.model_dump(), "epochs": self.tune.epochs})
             except ValidationError as error:
@@ -485,16 +496,14 @@ def _keys(location: Sequence) -> list:
 
 def _known_keys(location: Sequence) -> list[str]:
     """Keys that the mapping at a location may have."""
-    schema = Config
+    schemas = [Config]
     for part in location:
-        options = get_args(schema) or (schema,)
-        tagged = (
-            [s for s in options if part in get_args(s.model_fields["type"].annotation)]
-            if len(options) > 1
-            else []
-        )
-        schema = tagged[0] if tagged else options[0].model_fields[part].annotation
-    return list(schema.model_fields)
+        if len(schemas) > 1:  # a union, told apart by its type
+            schemas = [s for s in schemas if part in get_args(s.model_fields["type"].annotation)]
+            continue
+        annotation = schemas[0].model_fields[part].annotation
+        schemas = [s for s in (get_args(annotation) or (annotation,)) if s is not type(None)]
+    return list(schemas[0].model_fields)
 
 
 def _short(value: Any) -> str:

@@ -83,6 +83,21 @@ def _check_pretrained(config: Config, folder: Path) -> None:
                 raise ValueError(f"got {source!r}: there is no such file")
 
 
+def check_data(config: Config) -> None:
+    """Refuse a config whose images are not there, where to look is quick: they fit into memory.
+
+    Raises
+    ------
+    UserError
+        That names the experiment.
+    """
+    if not find_dataset(config).adjustable:
+        try:
+            load(config)
+        except UserError as error:
+            raise UserError(f"{config.suite}/{config.name}: {error}") from None
+
+
 def is_finished(config: Config, runs: Path) -> bool:
     """Whether a config's run has its result."""
     return (run_folder(runs, config) / "result.json").is_file()
@@ -221,12 +236,18 @@ def score(
     return config, epoch, scores
 
 
-def patterns(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The leading patterns of pixels that a run's head has learnt.
+def patterns(config: Config, runs: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The leading patterns of pixels that a config's run has learnt, where they are still there.
 
-    As :func:`trnet.models.spatial_patterns` finds them.
+    As :func:`trnet.models.spatial_patterns` finds them; None without a finished run of this very
+    config, its checkpoint, or a head that has any.
     """
-    config = configs.load(folder / "config.yaml")
+    folder = run_folder(runs, config)
+    path = folder / "result.json"
+    if not path.is_file() or read_json(path, Result)["config_hash"] != config.hash:
+        return None
+    if checkpoint.latest(folder / "checkpoints") is None:
+        return None
     network, _ = _trained(config, folder, "latest", [mx.cpu()])
     return spatial_patterns(network, find_dataset(config).shape, count)
 

@@ -30,14 +30,26 @@ class Curve(TypedDict):
     top1: list[float]
 
 
-class Result(TypedDict):
-    """What of a run's ``result.json`` the tables need; it holds more."""
+class Images(TypedDict):
+    """What is noted of a run's data set."""
 
     name: str
+    train: int
+    validation: int
+
+
+class Result(TypedDict):
+    """What of a run's ``result.json`` the reports need; it holds more."""
+
+    name: str
+    suite: str
     seed: int
     config_hash: str
+    dataset: Images
     top1: float
     top5: float
+    versions: dict[str, str]
+    processor: str
     curve: NotRequired[Curve]
 
 

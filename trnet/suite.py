@@ -20,6 +20,7 @@ from trnet.errors import Diverged, UserError
 from trnet.files import Head, read_json, write_aside
 from trnet.report import claims, summary, table
 from trnet.report.claims import Finding
+from trnet.report.published import read_published
 from trnet.report.summary import Row
 
 _PATTERNS = 5  # of pixels that are drawn of every head
@@ -53,7 +54,7 @@ def rows(configs: Sequence[Config], runs: Path, results: Path) -> list[Row]:
         configs,
         head_weights(configs, results),
         summary.read_runs(runs, results, suite),
-        summary.read_published(results / "published.yaml", suite),
+        read_published(results / "published.yaml").of(suite),
     )
 
 
@@ -109,6 +110,8 @@ def train_missing(
         experiment.check(config, runs)
     for config in {config.model_hash: config for config in wanted}.values():
         experiment.build(config)
+    for config in {config.dataset: config for config in missing}.values():
+        experiment.check_data(config)
     print(
         f"{len(wanted)} runs, of which {len(wanted) - len(missing)} have their result", flush=True
     )
@@ -198,7 +201,7 @@ def write_report(
         folder / "table.md", f"{heading}{table.table(found, 'md')}\n\n{_origin(measured)}\n"
     )
     write_aside(folder / "table.csv", table.table(found, "csv"))
-    if any(row.baseline for row in found):
+    if any(row.baseline and (row.top1 or row.published.top1) for row in found):
         path = folder / "rank_vs_accuracy.png"
         plot.plot_rank_accuracy(found, plot_title(suite, found), path, beside)
     if any(row.curve for row in found):
@@ -214,24 +217,22 @@ def _spatial_patterns(
     configs: Sequence[Config], measured: Sequence[dict], runs: Path
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The leading patterns of pixels in each head, of the first seed whose run folder is there."""
+    from trnet import experiment
+
     patterns = {}
     for config in configs:
         seeds = sorted(run["seed"] for run in measured if run["name"] == config.name)
-        folders = [runs / config.suite / config.name / f"seed{seed}" for seed in seeds]
-        folder = next((folder for folder in folders if (folder / "result.json").is_file()), None)
-        if folder is not None:
-            from trnet import experiment
-
-            found = experiment.patterns(folder, _PATTERNS)
-            if found is not None:
-                patterns[config.name] = found
+        trained = (config.with_seed(seed) for seed in seeds)
+        found = next(filter(None, (experiment.patterns(c, runs, _PATTERNS) for c in trained)), None)
+        if found is not None:
+            patterns[config.name] = found
     return patterns
 
 
 def beside(folder: Path, runs: Path, results: Path) -> list[Row]:
     """The rows of the suite that ``published.yaml`` wants beside the one in a folder; or none."""
     suite = load_suite(folder)[0].suite
-    other = summary.read_beside(results / "published.yaml").get(suite)
+    other = read_published(results / "published.yaml").beside.get(suite)
     if other is None:
         return []
     root = folder.resolve().parents[suite.count("/")]
@@ -250,10 +251,10 @@ def findings(folder: Path, runs: Path, results: Path) -> list[Finding]:
     Raises
     ------
     UserError
-        Where a claim names an experiment that is not there.
+        Where a claim names an experiment that is not there, or a baseline against nothing.
     """
     path = results / "published.yaml"
-    wanted = claims.read_claims(path)
+    wanted = read_published(path).cited_claims()
     suites = {
         name: _measured_suite(folder / name, runs, results)
         for name in dict.fromkeys(c.suite for claim in wanted for c in claim.tested_by)
@@ -261,28 +262,28 @@ def findings(folder: Path, runs: Path, results: Path) -> list[Finding]:
     found = []
     for claim in wanted:
         for comparison in claim.tested_by:
-            configs, by_name, measured = suites[comparison.suite]
+            configs, weights, measured = suites[comparison.suite]
             name = comparison.name
-            against = comparison.against or (name in configs and configs[name].baseline)
-            for known in (name, against):
-                if known not in configs:
-                    raise UserError(
-                        f"{path}: claims: {known!r} is no experiment of {comparison.suite}"
-                    )
+            if name not in configs or comparison.against not in (None, *configs):
+                wrong = name if name not in configs else comparison.against
+                raise UserError(f"{path}: claims: {wrong!r} is no experiment of {comparison.suite}")
+            against = comparison.against or configs[name].baseline
+            if against is None:
+                raise UserError(f"{path}: claims: {name!r} is a baseline; against is missing")
+            savings = 100 * (1 - weights[name] / weights[against])
             change = summary.change(measured, configs[name], configs[against])
             settled = comparison.model_copy(update={"against": against})
-            found.append(Finding(claim, settled, by_name[name].space_savings, change))
+            found.append(Finding(claim, settled, savings, change))
     return found
 
 
 def _measured_suite(
     folder: Path, runs: Path, results: Path
-) -> tuple[dict[str, Config], dict[str, Row], list[dict]]:
-    """A suite's configs and rows by name, and the results of its runs."""
+) -> tuple[dict[str, Config], dict[str, int], list[dict]]:
+    """A suite's configs and heads' weights by name, and the results of its runs."""
     configs = load_suite(folder)
-    found = rows(configs, runs, results)
     measured = summary.read_runs(runs, results, configs[0].suite)
-    return {c.name: c for c in configs}, {row.name: row for row in found}, measured
+    return {c.name: c for c in configs}, head_weights(configs, results), measured
 
 
 def write_claims(folder: Path, runs: Path, results: Path) -> None:

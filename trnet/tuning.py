@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,7 +18,7 @@ from statistics import mean
 
 from ruamel.yaml import YAML
 
-from trnet.config import Config
+from trnet.config import Config, load
 from trnet.errors import UserError
 from trnet.files import write_aside
 from trnet.suite import train_missing
@@ -35,7 +36,7 @@ class Trial:
     experiment : str
     learning_rate, weight_decay : float
     top1, loss : float
-        Mean over the seeds; 0 and infinity where one diverged.
+        Mean over the seeds, of which one that diverged counts as 0 and infinity.
     chosen : bool
         Whether it is the experiment's best by Top-1, and by loss among equals.
     """
@@ -63,8 +64,8 @@ def tune(
     configs : sequence of Config
         A suite.
     folder : Path
-        Where its files are: of each, ``train.learning_rate`` and ``train.weight_decay`` are set,
-        and all else is left as it stands.
+        Where its files are: of each, ``train.learning_rate`` and ``train.weight_decay`` are set;
+        its comments and the order of its keys stay.
     runs, results : Path
         Trials are trained into ``runs/<suite>/tuning``; one that was stopped goes on.
     devices, jobs
@@ -73,13 +74,17 @@ def tune(
     Raises
     ------
     UserError
-        For an experiment that says not how it is tuned, or whose file has another name.
+        For an experiment that says not how it is tuned, whose file has another name, or of which
+        every pair diverged.
     """
     for config in configs:
+        file = _file(folder, config.name)
         if config.tune is None:
             raise UserError(f"{config.suite}/{config.name}: tune: is missing")
-        if not _file(folder, config.name).is_file():
-            raise UserError(f"{config.suite}/{config.name}: name: another than its file's")
+        if not file.is_file() or load(file).name != config.name:
+            raise UserError(
+                f"{config.suite}/{config.name}: name: {file.name} would fit as its file"
+            )
     wanted = [run for config in configs for run in _trials(config)]
     trained = train_missing(wanted, runs, devices, jobs, may_diverge=True)
     by_run = {(run["name"], run["seed"]): run for run in trained if run is not None}
@@ -87,6 +92,12 @@ def tune(
     path = results / configs[0].suite / "tuning.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, _csv(scored))
+    for trial in scored:
+        if trial.chosen and not math.isfinite(trial.loss):
+            raise UserError(
+                f"{configs[0].suite}/{trial.experiment}: every pair diverged; a lower "
+                "tune.learning_rate would fit"
+            )
     for trial in scored:
         if trial.chosen:
             _write(_file(folder, trial.experiment), trial)
@@ -121,7 +132,7 @@ def _seeds(config: Config) -> range:
 
 
 def _name(config: Config, learning_rate: float, weight_decay: float) -> str:
-    return f"{config.name}-lr{learning_rate:g}-wd{weight_decay:g}".replace("+", "")
+    return f"{config.name}-lr{learning_rate}-wd{weight_decay}".replace("+", "")
 
 
 def _scored(config: Config, by_run: dict) -> list[Trial]:
@@ -130,7 +141,7 @@ def _scored(config: Config, by_run: dict) -> list[Trial]:
         of = [by_run.get((_name(config, *pair), seed), _DIVERGED) for seed in _seeds(config)]
         top1, loss = (mean(run[key] for run in of) for key in ("top1", "loss"))
         trials.append(Trial(config.name, *pair, top1, loss))
-    best = max(trials, key=lambda trial: (trial.top1, -trial.loss))
+    best = max(trials, key=lambda trial: (math.isfinite(trial.loss), trial.top1, -trial.loss))
     return [Trial(**{**vars(trial), "chosen": trial is best}) for trial in trials]
 
 
@@ -147,7 +158,7 @@ def _csv(trials: Sequence[Trial]) -> str:
 def _write(path: Path, trial: Trial) -> None:
     """Set a config's learning rate and weight decay, its comments and order kept."""
     yaml = YAML()
-    yaml.width = 100
+    yaml.width, yaml.preserve_quotes = 100, True
     tree = yaml.load(path.read_text(encoding="utf-8"))
     recipe = tree.setdefault("train", {})
     recipe["learning_rate"] = trial.learning_rate

@@ -142,6 +142,41 @@ def test_what_is_dropped_learns_nothing():
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_a_static_graph_trains_as_the_loop_runs_it(form):
+    """Forward and backward see the same masks, on each of two devices its own."""
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    layer = wide(form)
+    layer.collect_params().reset_ctx(contexts)
+    layer.hybridize(static_alloc=True, static_shape=True)
+    weight = next(iter(layer.collect_params().values()))
+    x = normal(3, 5, 4)
+    outputs = []
+    for _ in range(5):
+        parts = [x.as_in_context(context) for context in contexts]
+        with autograd.record():
+            scores = [layer(part) for part in parts]
+        autograd.backward(scores)
+        for context, out in zip(contexts, scores):
+            # A parameter that the scores are linear in: its gradient and values give them back.
+            product = (weight.grad(context) * weight.data(context)).sum().asscalar()
+            assert product == pytest.approx(out.sum().asscalar(), rel=1e-6, abs=1e-9)
+            outputs.append(out.asnumpy())
+    assert len({out.tobytes() for out in outputs}) > 5
+
+
+def test_float16_is_dropped_as_float32_is():
+    half, whole = wide("cp", dtype="float16"), wide("cp", dtype="float32")
+    set_values(whole, {name: value.astype("float32") for name, value in values(half).items()})
+    x = normal(3, 5, 4, dtype="float16")
+    outputs = []
+    for layer, data in ((half, x), (whole, x.astype("float32"))):
+        mx.random.seed(3)
+        with autograd.train_mode():
+            outputs.append(layer(data).astype("float32"))
+    close(*outputs, tolerance=1e-2)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_both_implementations_drop_alike(form):
     fused, reference = wide(form), wide(form, implementation="tensorly")
     set_values(reference, values(fused))

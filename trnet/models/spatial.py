@@ -42,11 +42,12 @@ def spatial_patterns(
     weight = _pixel_weight(network, shape)
     if weight is None:
         return None
-    weight = weight.reshape(-1, channels, height * width)
-    unfolded = weight.transpose(2, 1, 0).reshape(height * width, -1)
-    vectors, values, _ = np.linalg.svd(unfolded, full_matrices=False)
-    found = values > 1e-6 * values[0]
-    vectors, shares = vectors[:, found], values[found] ** 2 / np.sum(values**2)
+    unfolded = weight.reshape(-1, channels, height * width).transpose(2, 0, 1)
+    unfolded = unfolded.reshape(height * width, -1)
+    squares, vectors = np.linalg.eigh(unfolded @ unfolded.T)
+    squares, vectors = squares[::-1], vectors[:, ::-1]
+    found = squares > 1e-12 * squares[0]
+    vectors, shares = vectors[:, found], squares[found] / squares.sum()
     signs = np.where(vectors.sum(axis=0) < 0, -1, 1)
     maps = (vectors * signs).T.reshape(-1, height, width)
     return maps[:count], shares[:count]

@@ -10,65 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Optional
 
 import tabulate
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from trnet.config import parse_yaml
-from trnet.errors import UserError
+from trnet.report.published import Claim, Comparison
 from trnet.report.summary import Measurement
 from trnet.report.table import NOT_MEASURED, measured
 
 WORSE, BETTER = "not supported, worse", "not supported, better"
 VERDICTS = (WORSE, BETTER, "undecided", "supported", NOT_MEASURED)
-
-
-class Comparison(BaseModel):
-    """An experiment ``<suite>/<name>``, and the one of its suite that it is held against.
-
-    By default that is its baseline.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    experiment: str
-    against: Optional[str] = None
-
-    @property
-    def suite(self) -> str:
-        """The experiment's suite."""
-        return self.experiment.rpartition("/")[0]
-
-    @property
-    def name(self) -> str:
-        """The experiment's name in its suite."""
-        return self.experiment.rpartition("/")[2]
-
-
-class Claim(BaseModel):
-    """What was published, and the experiments that test it here.
-
-    Attributes
-    ----------
-    claim : str
-    published : str
-        The numbers that it rests on.
-    source : str
-    low, high : float
-        The change of Top-1, in points, that it claims.
-    tested_by : tuple of Comparison
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    claim: str
-    published: str
-    source: str
-    low: float = -math.inf
-    high: float = math.inf
-    tested_by: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True)
@@ -81,7 +31,7 @@ class Finding:
     comparison : Comparison
         With ``against`` filled in.
     space_savings : float
-        In percent, against the baseline of the experiment.
+        In percent, against the other head of the comparison.
     change : Measurement or None
         Of Top-1, in points.
     """
@@ -94,36 +44,26 @@ class Finding:
     @property
     def verdict(self) -> str:
         """One of :data:`VERDICTS`."""
-        return verdict(self.change, self.claim.low, self.claim.high)
+        return judge(self.change, self.claim.low, self.claim.high)
 
 
-def read_claims(path: Path) -> list[Claim]:
-    """The claims of ``published.yaml``, each with its source as it is printed."""
-    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    try:
-        claims = TypeAdapter(list[Claim]).validate_python(content.get("claims", []))
-        known = content.get("sources", {})
-        return [claim.model_copy(update={"source": known[claim.source]}) for claim in claims]
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: claims.{where}: {first['msg']}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: sources: {error} is missing, and a claim refers to it") from None
+def verdict(self) -> str:
+    """One of :data:`VERDICTS`."""
+    return judge(self.change, self.claim.low, self.claim.high)
 
 
-def verdict(change: Measurement | None, low: float, high: float) -> str:
+def judge(change: Measurement | None, low: float, high: float) -> str:
     """What a change of Top-1 over seeds says of the claim that it lies from ``low`` to ``high``."""
     if change is None:
         return NOT_MEASURED
     if change.interval is None:
         return "undecided"
     bottom, top = change.mean - change.interval, change.mean + change.interval
-    if low <= bottom and top <= high:
+    if low < bottom and top < high:
         return "supported"
-    if top < low:
+    if top <= low:
         return WORSE
-    return BETTER if bottom > high else "undecided"
+    return BETTER if bottom >= high else "undecided"
 
 
 def details(findings: Sequence[Finding]) -> str:
@@ -172,6 +112,8 @@ def _verdicts(findings: Sequence[Finding]) -> str:
 def _range(claim: Claim) -> str:
     if claim.high == math.inf:
         return f"above {claim.low:+g}" if claim.low else "above 0"
+    if claim.low == -math.inf:
+        return f"below {claim.high:+g}" if claim.high else "below 0"
     return f"{claim.low:+g} to {claim.high:+g}"
 
 

@@ -34,6 +34,8 @@ _STYLES = {
     "dense": ("*", "dimgray"),
 }
 
+_OTHER_STYLE = ("h", "tab:gray")
+
 _COLLAPSE = 20.0  # points between the best and the worst Top-1
 _SMALLEST_ERROR = 0.5
 _TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5)
@@ -194,8 +196,9 @@ def _draw_panel(axes: Axes, panel: Sequence[Row], named: bool) -> None:
     base, *heads = panel
     places = {row.name: place for place, row in enumerate(heads)}
     _draw_baseline(axes, base)
-    for kind, (marker, color) in _STYLES.items():
-        _draw_kind(axes, [row for row in heads if row.kind == kind], places, kind, marker, color)
+    for kind in dict.fromkeys([*_STYLES, *(row.kind for row in heads)]):
+        style = _STYLES.get(kind, _OTHER_STYLE)
+        _draw_kind(axes, [row for row in heads if row.kind == kind], places, kind, *style)
     axes.set_xticks(range(len(heads)))
     axes.set_xticklabels([_label(row) for row in heads], fontsize=7.5)
     _spread_the_top(axes)

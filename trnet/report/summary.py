@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 from scipy.special import stdtrit
 
-from trnet.config import Config, DenseHead, TCLHead, parse_yaml
-from trnet.errors import UserError
+from trnet.config import Config, DenseHead, TCLHead
 from trnet.files import Result, read_json
+from trnet.report.published import Published
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,6 @@ class Measurement:
         if self.deviation is None:
             return None
         return float(stdtrit(self.seeds - 1, 0.975)) * self.deviation / math.sqrt(self.seeds)
-
-
-@dataclass(frozen=True)
-class Published:
-    """What the authors give for an experiment, in percent; None for what they do not.
-
-    ``source`` is where: the reference as it is printed under the table.
-    """
-
-    top1: float | None = None
-    top5: float | None = None
-    top1_change: float | None = None
-    space_savings: float | None = None
-    note: str | None = None
-    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,23 +130,6 @@ def current(runs: Sequence[dict], configs: Sequence[Config]) -> list[dict]:
     return [run for run in runs if hashes.get(run["name"]) == run["config_hash"]]
 
 
-def read_published(path: Path, suite: str) -> dict[str, Published]:
-    """A suite's published numbers by experiment; none where there is no such file."""
-    if not path.is_file():
-        return {}
-    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    try:
-        found = {name: Published(**values) for name, values in content.get(suite, {}).items()}
-        sources = {None: None, **content.get("sources", {})}
-        return {name: replace(p, source=sources[p.source]) for name, p in found.items()}
-    except KeyError as error:
-        raise UserError(f"{path}: sources: {error} is missing, and {suite} refers to it") from None
-    except (AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path}: {suite}: is not experiments with what is published: {error}"
-        ) from None
-
-
 def seeds_text(rows: Sequence[Row]) -> str | None:
     """Over how many seeds the rows were measured, in words; None where none was."""
     seeds = sorted({row.top1.seeds for row in rows if row.top1})
@@ -169,17 +137,6 @@ def seeds_text(rows: Sequence[Row]) -> str | None:
         return None
     fewest_to_most = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
     return "one seed" if fewest_to_most == "1" else f"{fewest_to_most} seeds"
-
-
-def read_beside(path: Path) -> dict[str, str]:
-    """Suites by the suite whose plot they are shown beside; none where there is no such file."""
-    if not path.is_file():
-        return {}
-    found = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    found = found.get("beside", {}) if isinstance(found, dict) else found
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: beside: got {found!r}; suites by suites would fit")
-    return found
 
 
 def change(runs: Sequence[dict], config: Config, against: Config) -> Measurement | None:

@@ -1,0 +1,145 @@
+"""What others published: the file ``published.yaml``, with a source for every number and claim."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Optional
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trnet.config import parse_yaml
+from trnet.errors import UserError
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Published(_Schema):
+    """What the authors give for an experiment, in percent; None for what they do not.
+
+    ``source`` is where: the reference as it is printed under the table.
+    """
+
+    top1: Optional[float] = None
+    top5: Optional[float] = None
+    top1_change: Optional[float] = None
+    space_savings: Optional[float] = None
+    note: Optional[str] = None
+    source: Optional[str] = None
+
+
+class Comparison(_Schema):
+    """An experiment ``<suite>/<name>``, and the one of its suite that it is held against.
+
+    By default that is its baseline.
+    """
+
+    experiment: str
+    against: Optional[str] = None
+
+    @property
+    def suite(self) -> str:
+        """The experiment's suite."""
+        return self.experiment.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name in its suite."""
+        return self.experiment.rpartition("/")[2]
+
+
+class Claim(_Schema):
+    """A claim, as a range for the change of Top-1, and the experiments that test it here.
+
+    Attributes
+    ----------
+    claim : str
+    published : str
+        The numbers that it rests on.
+    source : str
+        The reference as it is printed.
+    low, high : float
+        In points.
+    tested_by : tuple of Comparison
+    """
+
+    claim: str
+    published: str
+    source: str
+    low: float = -math.inf
+    high: float = math.inf
+    tested_by: Annotated[tuple[Comparison, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Claim:
+        if not self.low < self.high or math.inf in (self.low, -self.high):
+            raise ValueError(f"low {self.low:g} and high {self.high:g} are no range")
+        return self
+
+
+class Publications(BaseModel):
+    """All of ``published.yaml``; what is not named here are suites, with numbers by experiment.
+
+    Attributes
+    ----------
+    sources : dict of str to str
+        References by the names that numbers and claims call them by.
+    beside : dict of str to str
+        Suites by the suite whose plot they are shown beside.
+    claims : tuple of Claim
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, dict[str, Published]]
+
+    sources: dict[str, str] = {}
+    beside: dict[str, str] = {}
+    claims: tuple[Claim, ...] = ()
+
+    def of(self, suite: str) -> dict[str, Published]:
+        """The numbers of a suite by experiment, with their sources as they are printed."""
+        return {name: self._cited(entry) for name, entry in self._numbers(suite).items()}
+
+    def cited_claims(self) -> list[Claim]:
+        """The claims, with their sources as they are printed."""
+        return [self._cited(claim) for claim in self.claims]
+
+    def _numbers(self, suite: str) -> dict[str, Published]:
+        return (self.__pydantic_extra__ or {}).get(suite, {})
+
+    def _cited(self, entry):
+        return entry.model_copy(update={"source": entry.source and self.sources[entry.source]})
+
+    @model_validator(mode="after")
+    def _sources_are_there(self) -> Publications:
+        numbers = [
+            p for suite in self.__pydantic_extra__ or {} for p in self._numbers(suite).values()
+        ]
+        for entry in (*numbers, *self.claims):
+            if entry.source is not None and entry.source not in self.sources:
+                raise ValueError(f"sources: {entry.source!r} is missing, and is referred to")
+        return self
+
+
+def read_published(path: Path) -> Publications:
+    """Read ``published.yaml``; nothing is published where there is no such file.
+
+    Raises
+    ------
+    UserError
+        One line with the file, the key and what is wrong.
+    """
+    if not path.is_file():
+        return Publications()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: not UTF-8 text") from None
+    try:
+        return Publications.model_validate(parse_yaml(text, str(path)))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise UserError(f"{path}: {where}{first['msg'].removeprefix('Value error, ')}") from None
