@@ -7,7 +7,7 @@ import pytest
 
 from trnet import suite
 from trnet.errors import UserError
-from trnet.report.claims import BETTER, WORSE, Finding, details, overview, judge
+from trnet.report.claims import BETTER, WORSE, Finding, details, judge, overview
 from trnet.report.published import Claim, Comparison, read_published
 from trnet.report.summary import Measurement
 

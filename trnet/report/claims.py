@@ -47,11 +47,6 @@ class Finding:
         return judge(self.change, self.claim.low, self.claim.high)
 
 
-def verdict(self) -> str:
-    """One of :data:`VERDICTS`."""
-    return judge(self.change, self.claim.low, self.claim.high)
-
-
 def judge(change: Measurement | None, low: float, high: float) -> str:
     """What a change of Top-1 over seeds says of the claim that it lies from ``low`` to ``high``."""
     if change is None:
