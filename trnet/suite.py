@@ -207,9 +207,10 @@ def write_report(
     if any(row.curve for row in found):
         title = f"{suite}: Top-1 by epoch, mean over seeds"
         plot.plot_learning_curves(found, title, folder / "learning_curves.png")
-    patterns = _spatial_patterns(configs, measured, runs)
+    by_name = {config.name: config for config in configs}
+    patterns = _spatial_patterns([by_name[row.name] for row in found], measured, runs)
     if patterns:
-        title = f"{suite}: the pixels' patterns in each head's weight, by their share of its square"
+        title = f"{suite}: patterns of pixels in the heads' weights\nred +, blue −, share of square"
         plot.plot_spatial_patterns(patterns, title, folder / "spatial_patterns.png")
 
 

@@ -121,27 +121,27 @@ def plot_spatial_patterns(
     title, path
         As in :func:`plot_rank_accuracy`.
     """
+    _check_form(path)
     columns = max(len(maps) for maps, _ in patterns.values())
     figure, grid = plt.subplots(
         len(patterns),
         columns,
-        figsize=(1.7 * columns + 1.6, 1.75 * len(patterns) + 0.6),
+        figsize=(1.2 * columns + 1.5, 1.3 * len(patterns) + 0.8),
         squeeze=False,
+        layout="constrained",
     )
-    _check_form(path)
-    for line, (name, (maps, energies)) in zip(grid, patterns.items()):
+    for line, (name, (maps, shares)) in zip(grid, patterns.items()):
         for axes in line:
             axes.set_axis_off()
         line[0].text(
-            -0.25, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9
+            -0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9
         )
-        for axes, pattern, energy in zip(line, maps, energies):
+        for axes, pattern, share in zip(line, maps, shares):
             bound = np.abs(pattern).max()
             axes.imshow(pattern, cmap="RdBu_r", vmin=-bound, vmax=bound)
-            axes.set_title(f"{100 * energy:.1f} %", fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+            axes.set_title(f"{100 * share:.1f} %", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
