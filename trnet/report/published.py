@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Optional, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -79,6 +79,9 @@ class Claim(_Schema):
         return self
 
 
+_Entry = TypeVar("_Entry", Published, Claim)
+
+
 class Publications(BaseModel):
     """All of ``published.yaml``; what is not named here are suites, with numbers by experiment.
 
@@ -109,7 +112,7 @@ class Publications(BaseModel):
     def _numbers(self, suite: str) -> dict[str, Published]:
         return (self.__pydantic_extra__ or {}).get(suite, {})
 
-    def _cited(self, entry):
+    def _cited(self, entry: _Entry) -> _Entry:
         return entry.model_copy(update={"source": entry.source and self.sources[entry.source]})
 
     @model_validator(mode="after")
@@ -141,5 +144,5 @@ def read_published(path: Path) -> Publications:
         return Publications.model_validate(parse_yaml(text, str(path)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        raise UserError(f"{path}: {where}{first['msg'].removeprefix('Value error, ')}") from None
+        key, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {key}: {why}" if key else f"{path}: {why}") from None
