@@ -176,7 +176,7 @@ def _grid(path: Path, widths: Sequence[float], title: str) -> tuple[Figure, list
     figure, grid = plt.subplots(
         lines,
         columns,
-        figsize=(max(7.0, sum(of_columns)), 4.6 * lines + 0.3),
+        figsize=(max(7.6, sum(of_columns)), 4.6 * lines + 0.3),
         width_ratios=of_columns,
         squeeze=False,
     )
