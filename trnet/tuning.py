@@ -38,7 +38,8 @@ class Trial:
     top1, loss : float
         Mean over the seeds, of which one that diverged counts as 0 and infinity.
     chosen : bool
-        Whether it is the experiment's best by Top-1, and by loss among equals.
+        Whether it is the experiment's best by Top-1, and by loss among equals; one that diverged
+        from some seed only where all did.
     """
 
     experiment: str
@@ -93,7 +94,7 @@ def tune(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, _csv(scored))
     for trial in scored:
-        if trial.chosen and not math.isfinite(trial.loss):
+        if trial.chosen and trial.top1 == 0 and not math.isfinite(trial.loss):
             raise UserError(
                 f"{configs[0].suite}/{trial.experiment}: every pair diverged; a lower "
                 "tune.learning_rate would fit"
