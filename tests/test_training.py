@@ -463,12 +463,13 @@ def test_statistics_are_those_of_every_step(tmp_path):
     runs = []
     for number in range(6):
         network = build_network("small_resnet20", head, request.shape, 3)
-        settings = recipe(epochs=2)
+        settings = recipe(epochs=2, learning_rate=0.01)
         loop.initialize(network, request.shape, 0, CPU)
         progress = Progress("test", 2, 64, show=False)
         folder = tmp_path / str(number)
         loop.train(network, source, 3, settings, 0, CPU, folder, progress)
         runs.append(parameters(network))
+    assert all(np.isfinite(array).all() for array in runs[0])
     for other in runs[1:]:
         for one, same in zip(runs[0], other):
             np.testing.assert_array_equal(one, same)
