@@ -218,6 +218,8 @@ def _spatial_patterns(
     configs: Sequence[Config], measured: Sequence[dict], runs: Path
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The leading patterns of pixels in each head, of the first seed whose run folder is there."""
+    if not (runs / configs[0].suite).is_dir():  # then MXNet, which takes seconds, is not needed
+        return {}
     from trnet import experiment
 
     patterns = {}

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -143,7 +143,7 @@ def _scored(config: Config, by_run: dict) -> list[Trial]:
         top1, loss = (mean(run[key] for run in of) for key in ("top1", "loss"))
         trials.append(Trial(config.name, *pair, top1, loss))
     best = max(trials, key=lambda trial: (math.isfinite(trial.loss), trial.top1, -trial.loss))
-    return [Trial(**{**vars(trial), "chosen": trial is best}) for trial in trials]
+    return [replace(trial, chosen=trial is best) for trial in trials]
 
 
 def _csv(trials: Sequence[Trial]) -> str:

@@ -145,11 +145,7 @@ def small_vgg(convolutions: int, channels: tuple[int, int]) -> HybridBlock:
     trunk = nn.HybridSequential(prefix="")
     for width in channels:
         for _ in range(convolutions):
-            trunk.add(
-                nn.Conv2D(width, kernel_size=3, padding=1, use_bias=False),
-                nn.BatchNorm(),
-                nn.Activation("relu"),
-            )
+            trunk.add(*_normalised_convolution(width, kernel_size=3))
         trunk.add(nn.MaxPool2D(pool_size=2, strides=2))
     return trunk
 
@@ -167,11 +163,7 @@ def slim_alexnet() -> HybridBlock:
     trunk = nn.HybridSequential(prefix="")
     layers = ((16, 5, True), (32, 3, True), (64, 3, False), (48, 3, False))
     for width, kernel_size, is_pooled in layers:
-        trunk.add(
-            nn.Conv2D(width, kernel_size, padding=kernel_size // 2, use_bias=False),
-            nn.BatchNorm(),
-            nn.Activation("relu"),
-        )
+        trunk.add(*_normalised_convolution(width, kernel_size))
         if is_pooled:
             trunk.add(nn.MaxPool2D(pool_size=3, strides=2))
     return trunk
@@ -183,14 +175,18 @@ def slim_resnet() -> HybridBlock:
 
     trunk = nn.HybridSequential(prefix="")
     trunk.add(
-        nn.Conv2D(16, kernel_size=3, padding=1, use_bias=False),
-        nn.BatchNorm(),
-        nn.Activation("relu"),
+        *_normalised_convolution(16, kernel_size=3),
         nn.MaxPool2D(pool_size=2, strides=2),
         BottleneckV1(64, stride=1, downsample=True, in_channels=16),
         BottleneckV1(192, stride=2, downsample=True, in_channels=64),
     )
     return trunk
+
+
+def _normalised_convolution(width: int, kernel_size: int) -> tuple[HybridBlock, ...]:
+    """A convolution that keeps the image's size, batch normalisation, and the rectifier."""
+    convolution = nn.Conv2D(width, kernel_size, padding=kernel_size // 2, use_bias=False)
+    return convolution, nn.BatchNorm(), nn.Activation("relu")
 
 
 def _with_hidden_layers(trunk: Callable[[], HybridBlock]) -> Backbone:
