@@ -20,7 +20,7 @@ the same command goes on behind the last whole epoch.
 import os
 
 from trnet import command, config
-from trnet.training import machines
+from trnet.training import distributed
 
 
 def main() -> None:
@@ -34,11 +34,11 @@ def main() -> None:
     command.add_runs(arguments)
     command.add_devices(arguments)
     arguments.add_argument(
-        "--kvstore", choices=machines.KVSTORES, help="train over several machines"
+        "--kvstore", choices=distributed.KVSTORES, help="train over several machines"
     )
     options = arguments.parse_args()
     # Before anything imports MXNet, which in a server or the scheduler does not come back.
-    with machines.join(machines.find_place(options.kvstore, os.environ)) as workers:
+    with distributed.join(distributed.find_place(options.kvstore, os.environ)) as workers:
         overrides = [*options.set, *([f"seed={options.seed}"] if options.seed is not None else [])]
         chosen = config.load(options.config, overrides)
         baseline = config.load_baseline(options.config, chosen)

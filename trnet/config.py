@@ -172,6 +172,7 @@ class Train(_Schema):
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
     label_smoothing: Fraction = 0.0
+    optimizer: str = "sgd"
     dtype: Literal["float32", "float16"] = "float32"
     schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
 
