@@ -164,7 +164,7 @@ class StepSchedule(_Schema):
 
 
 class Train(_Schema):
-    """The recipe: SGD with momentum, weight decay on weights only."""
+    """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`."""
 
     epochs: PositiveInt
     batch_size: PositiveInt

@@ -1,4 +1,4 @@
-"""The heartbeat: who is missed, who is not, and what the others are told."""
+"""The heartbeat: who is missed, who is not, and what the others hear."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Optimisers by name, each a function of the recipe.
 
-Another one is a function and a line, here or in a program of your own::
+Register another one here or in your own program::
 
     OPTIMIZERS["adam"] = lambda recipe: mx.optimizer.Adam(learning_rate=recipe.learning_rate)
 
-The training loop sets the learning rate before every step, and sums gradients itself.
+The learning rate is set again before every step, from the recipe's schedule.
 """
 
 from __future__ import annotations
