@@ -1,7 +1,7 @@
 """Train a suite, and write its tables and plots.
 
-Every experiment is trained from every seed, unless its result is there. A training that was stopped resumes after its last
-complete epoch. Tables and plots are written into RESULTS/<suite>/.
+Every experiment is trained from every seed, unless its result is there. A training that was stopped
+resumes after its last complete epoch. Tables and plots are written into RESULTS/<suite>/.
 """
 
 from __future__ import annotations
