@@ -61,13 +61,13 @@ def fresh(wheel, tmp_path_factory) -> Path:
     """The programs of an environment that has the wheel, and borrows what the wheel depends on."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, symlinks=True)
-    bin = folder / "bin"
+    programs = folder / "bin"
     install = ("install", "--quiet", "--no-deps", "--no-index", wheel)
-    output(sys.executable, "-m", "pip", "--python", bin / "python", *install, cwd=folder)
+    output(sys.executable, "-m", "pip", "--python", programs / "python", *install, cwd=folder)
     (packages,) = folder.glob("lib/python*/site-packages")
     # Python reads no .pth files of a folder that one names, so an editable trnet stays out.
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return bin
+    return programs
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):

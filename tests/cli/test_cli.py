@@ -202,7 +202,7 @@ def test_completion(tmp_path):
 def test_formats_are_those_of_the_tables():
     from trnet.report.table import FORMATS
 
-    parser = cli._parser()
+    parser = cli.make_parser()
     assert [parser.parse_args(["tabulate", "suite", "--format", f]).format for f in FORMATS] == [
         *FORMATS
     ]
@@ -211,6 +211,6 @@ def test_formats_are_those_of_the_tables():
 def test_kvstores_are_those_that_train():
     from trnet.training.machines import KVSTORES
 
-    parser = cli._parser()
+    parser = cli.make_parser()
     for kvstore in KVSTORES:
         assert parser.parse_args(["train", "c.yaml", "--kvstore", kvstore]).kvstore == kvstore

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # does not search for an installed command. Last, so that no file there hides a package.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    parser = _parser()
+    parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:  # set by: eval "$(register-python-argcomplete trnet)"
         import argcomplete
 
@@ -80,7 +80,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all subcommands."""
     parser = _Parser(
         prog="trnet",
         description=trnet.__doc__,

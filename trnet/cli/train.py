@@ -43,6 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", help="the same as --set seed=SEED")
     arguments.add_runs(parser)
     arguments.add_devices(parser)
+    # KVSTORES, without the import of NumPy.
     parser.add_argument("--kvstore", choices=("dist_sync",), help="train over several machines")
 
 

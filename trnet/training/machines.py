@@ -343,7 +343,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """As :func:`trnet.cli.main` has them."""
+    """The exit code that the command line gives for an error."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 2 if isinstance(error, UserError) else 1
