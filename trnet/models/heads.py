@@ -12,7 +12,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from trnet.layers import TCL, TRL
 from trnet.models.backbones import Backbone
-from trnet.tensor.factorization import Rank
+from trnet.tensor.factorizations import Rank
 
 SPATIAL_MODES = (2, 3)
 _DROPOUT = 0.5

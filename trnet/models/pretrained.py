@@ -15,7 +15,7 @@ from trnet.models.heads import SPATIAL_MODES
 from trnet.models.network import Network
 from trnet.models.tail import LINEAR, POOLING
 from trnet.tensor.backend import mx
-from trnet.tensor.factorization import Tucker
+from trnet.tensor.factorizations import Tucker
 
 Arrays = Mapping[str, mx.nd.NDArray]
 Layer = tuple[mx.nd.NDArray, "mx.nd.NDArray | None"]  # weight (units, inputs), and bias
