@@ -2,8 +2,9 @@
 
     W (I1, …, IN, O)   G (R1, …, RN, R(N+1))   Uk (Ik, Rk)   U(N+1) (O, R(N+1))
 
-⟨X, W⟩_N = U(N+1) · vec(X ×1 U1ᵀ … ×N UNᵀ)ᵀ G(N+1), from the right: X is projected first, then met
-with the core. Kossaifi et al., *Tensor Regression Networks* (arXiv 1707.08308), equation 3.
+⟨X, W⟩_N = ⟨X ×1 U1ᵀ … ×N UNᵀ, G⟩_N U(N+1)ᵀ: X is projected onto the latent space, contracted with
+the core, and mapped to the outputs. Kossaifi et al., *Tensor Regression Networks* (arXiv
+1707.08308).
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Tucker(Factorization):
             make_product(F, step, merged(F, factors, shapes, step), transposed=True)
             for step in steps
         ]
-        # G as a matrix (R1·…·RN, R(N+1)); one that is a matrix but for modes of 1 needs no copy.
+        # G as a matrix (R1·…·RN, R(N+1)). (R1, 1, …, 1, R(N+1)) is one already and needs no copy.
         core_modes = (*mode_ranks[1:], out_rank)
         if prod(mode_ranks[1:]) > 1:
             core, core_modes = F.reshape(core, shape=(-1, out_rank)), (out_rank,)

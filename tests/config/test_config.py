@@ -7,7 +7,7 @@ import pytest
 from trnet import cli, config
 from trnet.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 GOOD = {
     "name": "name: tiny",
@@ -139,7 +139,7 @@ BROKEN = {
         head("{type: trl, rank: 3, factorization: svd}"),
         ["model.head.factorization", "svd", "'cp'"],
     ),
-    "rank of zero": (head("{type: trl, rank: [0, 1, 1, 1]}"), ["model.head.rank", "positive"]),
+    "rank of zero": (head("{type: trl, rank: [0, 1, 1, 1]}"), ["model.head.rank", "integers ≥ 1"]),
     "negative rank": (head("{type: trl, rank: -1, factorization: cp}"), ["model.head.rank", "-1"]),
     "rank of words": (head("{type: trl, rank: [a, b]}"), ["model.head.rank", "integers"]),
     "fraction above one": (head("{type: trl, rank: 1.5}"), ["model.head.rank", "1.5", "(0, 1]"]),
@@ -151,26 +151,32 @@ BROKEN = {
     ),
     "rank above its mode": (
         head("{type: trl, rank: [2, 8, 2, 2]}"),
-        ["model.head", "rank 8", "mode 2", "7"],
+        ["model.head", "got 8", "mode 2", "7"],
     ),
     "rank above the classes": (
         head("{type: trl, rank: [2, 2, 2, 11]}"),
-        ["model.head", "rank 11", "output", "10"],
+        ["model.head", "got 11", "output", "10"],
     ),
     "too few ranks": (head("{type: trl, rank: [2, 2]}"), ["model.head", "4", "[2, 2]"]),
     "TCL with a rank too many": (head("{type: tcl, rank: [2, 2, 2, 2]}"), ["model.head", "4"]),
     "TCL above its mode": (head("{type: tcl, rank: [33, 7, 7]}"), ["33", "mode 1", "32"]),
     "tensor train above its cut": (
         head("{type: trl, rank: [33, 2, 2], factorization: tensor_train}"),
-        ["model.head", "rank 33", "32"],
+        ["model.head", "got 33", "32"],
     ),
-    "no epoch": (recipe(epochs="0"), ["train.epochs", "0", "greater"]),
-    "half an epoch": (recipe(epochs="2.5"), ["train.epochs", "2.5", "integer"]),
+    "no epoch": (recipe(epochs="0"), ["train.epochs", "expected an integer ≥ 1, got 0"]),
+    "half an epoch": (recipe(epochs="2.5"), ["train.epochs", "expected an integer, got 2.5"]),
     "yes as epochs": (recipe(epochs="true"), ["train.epochs", "True", "integer"]),
-    "a word as rate": (recipe(learning_rate="fast"), ["train.learning_rate", "fast", "number"]),
+    "a word as rate": (
+        recipe(learning_rate="fast"),
+        ["train.learning_rate", "expected a number, got 'fast'"],
+    ),
     "negative rate": (recipe(learning_rate="-0.1"), ["train.learning_rate", "-0.1"]),
     "infinite rate": (recipe(learning_rate=".inf"), ["train.learning_rate", "inf"]),
-    "momentum of one": (recipe(momentum="1.0"), ["train.momentum", "1.0", "less than 1"]),
+    "momentum of one": (
+        recipe(momentum="1.0"),
+        ["train.momentum", "expected a number < 1, got 1.0"],
+    ),
     "negative decay": (recipe(weight_decay="-1"), ["train.weight_decay", "-1"]),
     "smoothing of two": (recipe(label_smoothing="2"), ["train.label_smoothing", "2"]),
     "warm-up without end": (
@@ -181,7 +187,7 @@ BROKEN = {
         recipe(epochs="9", schedule="{type: step, milestones: [5, 3]}"),
         ["milestones", "[5, 3]", "ascending"],
     ),
-    "milestone behind the end": (
+    "milestone after the end": (
         recipe(schedule="{type: step, milestones: [7]}"),
         ["milestones", "[7]", "2 epochs"],
     ),
@@ -265,7 +271,7 @@ def test_a_broken_override_gets_one_line(override, named, tmp_path, capsys):
         (["train", "configs/mnist/vgg.yaml", "--runs", "setup.py"], ["setup.py", "directory"]),
         (["evaluate", "nowhere"], ["nowhere", "no such file"]),
         (["tabulate", "nowhere"], ["nowhere", "no such folder"]),
-        (["tabulate", "scripts"], ["scripts", "no config"]),
+        (["tabulate", "scripts"], ["scripts", "folder of configs", "found no *.yaml"]),
         (["reproduce", "configs/mnist", "--seeds", "0,x"], ["--seeds", "0,x"]),
         (["reproduce", "configs/mnist", "--seeds", "0,0"], ["--seeds", "0,0"]),
         (["reproduce", "configs/mnist", "--seeds", "99999999999"], ["seed", "2147483647"]),
@@ -342,13 +348,13 @@ def test_every_suite_loads_with_baselines_first(suite):
 def test_a_name_twice_in_a_suite_is_refused(tmp_path):
     for file in ("a.yaml", "b.yaml"):
         (tmp_path / file).write_text(text())
-    with pytest.raises(ConfigError, match=r"b\.yaml: name: 'tiny'"):
+    with pytest.raises(ConfigError, match=r"b\.yaml: name: expected .* got 'tiny'"):
         config.load_suite(tmp_path)
 
 
 def test_a_baseline_has_none_itself(tmp_path):
     (tmp_path / "a.yaml").write_text(text(name="name: a\nbaseline: a"))
-    with pytest.raises(ConfigError, match=r"a\.yaml: baseline: 'a' is no baseline"):
+    with pytest.raises(ConfigError, match=r"a\.yaml: baseline: expected a baseline .* got 'a'"):
         config.load_suite(tmp_path)
 
 
@@ -363,7 +369,7 @@ def test_a_suite_is_named_from_its_configs_folder_on(tmp_path):
 def test_a_folder_of_suites_names_them(tmp_path):
     (tmp_path / "first").mkdir()
     (tmp_path / "first/tiny.yaml").write_text(text())
-    with pytest.raises(ConfigError, match=r"holds no config .*first would fit$"):
+    with pytest.raises(ConfigError, match=r"found no \*\.yaml; try .*first$"):
         config.load_suite(tmp_path)
 
 

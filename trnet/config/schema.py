@@ -1,0 +1,357 @@
+"""What a config may hold: the experiment, its data set, network, head and recipe.
+
+Imports no MXNet, so that errors are instant; whether a rank is possible for its network is found
+out when the network is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, Literal, Optional, Union
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from trnet.errors import ConfigError
+from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def _rank_in_some_form(rank: Any) -> Any:
+    """A TRL's rank; whether its factorization has ranks of this form is checked later."""
+    is_exact = any(form.is_rank(rank) for form in FACTORIZATIONS.values())
+    is_fraction = isinstance(rank, float) and 0 < rank <= 1
+    if is_exact or is_fraction or rank == "same":
+        return rank
+    raise ValueError("integers ≥ 1 as the factorization has them, a float in (0, 1] or 'same'")
+
+
+def _each_once(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("each value once")
+    return values
+
+
+def _name(name: Optional[str]) -> Optional[str]:
+    if name is not None and not _NAME.fullmatch(name):
+        raise ValueError("a name of letters, digits, '_', '-' and '.'")
+    return name
+
+
+def _path_of_names(path: str) -> str:
+    if not all(map(_NAME.fullmatch, path.split("/"))):
+        raise ValueError("names of letters, digits, '_', '-' and '.', with '/' between them")
+    return path
+
+
+def _file_or_flag(value: Any) -> Any:
+    if not isinstance(value, (bool, str)):
+        raise ValueError("the name of a .params file, true or false")
+    return value
+
+
+def _import_each(modules: list[str]) -> list[str]:
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a user's module raises is the user's to mend
+            raise ValueError(
+                f"modules that can be imported; {module}: {type(error).__name__}: {error}"
+            ) from error
+    return modules
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Rank = Annotated[Any, BeforeValidator(_rank_in_some_form)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Dataset(_Schema):
+    """What is learned: a name of :data:`trnet.data.DATASETS`, and where its files are.
+
+    ``classes`` and ``size`` (of an image's side, in pixels) are for data sets that have no fixed
+    ones. ``samples`` trains on only so many images, and ``holdout`` scores on that fraction of the
+    training images, left out of the training, in place of the validation images; both are drawn
+    by the seed, as many of every class.
+    """
+
+    name: str
+    root: Optional[str] = None
+    augment: bool = True
+    classes: Optional[Annotated[int, Field(ge=2)]] = None
+    size: Optional[PositiveInt] = None
+    samples: Optional[PositiveInt] = None
+    holdout: Optional[OpenFraction] = None
+
+
+class Head(_Schema):
+    """A head; its type is a name of :data:`trnet.models.HEADS`."""
+
+    type: str
+
+
+class DenseHead(Head):
+    """The network's own head; see :func:`trnet.models.heads.dense_head`."""
+
+    type: Literal["dense"]
+    hidden: Optional[list[PositiveInt]] = None
+    dropout: Optional[Fraction] = None
+    pooling: Optional[bool] = None
+
+
+class TCLHead(Head):
+    """A TCL and dense layers; see :func:`trnet.models.heads.tcl_head`."""
+
+    type: Literal["tcl"]
+    rank: list[PositiveInt]
+    hidden: Optional[list[PositiveInt]] = None
+    dropout: Optional[Fraction] = None
+    norm: bool = True
+
+
+class TRLHead(Head):
+    """A TRL; see :func:`trnet.models.heads.trl_head`."""
+
+    type: Literal["trl"]
+    rank: Rank
+    factorization: str = DEFAULT
+    dropout: Fraction = 0.0
+    pooling: Optional[bool] = None
+
+    @field_validator("factorization")
+    @classmethod
+    def _is_registered(cls, factorization: str) -> str:
+        if factorization not in FACTORIZATIONS:
+            raise ValueError(f"one of {_listed(FACTORIZATIONS)}")
+        return factorization
+
+    @model_validator(mode="after")
+    def _suits_the_factorization(self) -> TRLHead:
+        form = FACTORIZATIONS[self.factorization]
+        if not form.is_rank(self.rank) and not isinstance(self.rank, (float, str)):
+            raise ValueError(
+                f"rank: expected {form.rank_form} ≥ 1 for factorization {self.factorization}, "
+                f"got {self.rank!r}"
+            )
+        if self.pooling and not form.supports_pooling:
+            known = ", ".join(name for name, f in FACTORIZATIONS.items() if f.supports_pooling)
+            raise ValueError(
+                f"pooling: expected a factorization that supports pooling ({known}), "
+                f"got {self.factorization}"
+            )
+        return self
+
+
+_HEADS = {"dense": DenseHead, "tcl": TCLHead, "trl": TRLHead}
+
+
+def _head(value: Any) -> Head:
+    """A head by its type: one of ours, or one that a plugin registered."""
+    if isinstance(value, Head):
+        return value
+    if not isinstance(value, dict):
+        raise PydanticCustomError("dict_type", "a mapping")
+    if "type" not in value:
+        raise PydanticCustomError("union_tag_not_found", "a type")
+    return head_schema(value["type"]).model_validate(value)
+
+
+def head_schema(kind: Any) -> type[Head]:
+    """The keys of a type of head; those of one from outside are its function's parameters."""
+    if isinstance(kind, str) and kind in _HEADS:
+        return _HEADS[kind]
+    from trnet.models import HEADS  # imports MXNet, which the heads above can do without
+
+    if not isinstance(kind, str) or kind not in HEADS:
+        raise PydanticCustomError(
+            "union_tag_invalid", "a type", {"tag": kind, "expected_tags": _listed(HEADS)}
+        )
+    return _schema_of(kind, HEADS[kind])
+
+
+@cache
+def _schema_of(kind: str, make: Callable) -> type[Head]:
+    _, _, _, *parameters = inspect.signature(make, eval_str=True).parameters.values()
+    keys = {
+        parameter.name: (
+            Any if parameter.annotation is parameter.empty else parameter.annotation,
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
+        for parameter in parameters
+    }
+    return create_model(f"{kind}_head", __base__=Head, type=(Literal[kind], ...), **keys)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, names))
+
+
+class Model(_Schema):
+    """A network: a name of :data:`trnet.models.BACKBONES` or of GluonCV's, and its head.
+
+    ``pretrained`` is a ``.params`` file, or true for GluonCV's store.
+    """
+
+    backbone: str
+    pretrained: Annotated[Union[bool, str], BeforeValidator(_file_or_flag)] = False
+    head: Annotated[SerializeAsAny[Head], BeforeValidator(_head)]
+
+
+class CosineSchedule(_Schema):
+    """From the learning rate to ``final`` along half a cosine, after a linear warm-up."""
+
+    type: Literal["cosine"]
+    warmup_epochs: NonNegative = 0.0
+    final: NonNegative = 0.0
+
+
+class StepSchedule(_Schema):
+    """The learning rate times ``factor`` at each of ``milestones``, after a linear warm-up."""
+
+    type: Literal["step"]
+    milestones: list[PositiveInt]
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup_epochs: NonNegative = 0.0
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascend(cls, milestones: list[int]) -> list[int]:
+        if not milestones or any(a >= b for a, b in zip(milestones, milestones[1:])):
+            raise ValueError("epochs in ascending order")
+        return milestones
+
+
+class Train(_Schema):
+    """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: Positive
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
+    label_smoothing: Fraction = 0.0
+    optimizer: str = "sgd"
+    dtype: Literal["float32", "float16"] = "float32"
+    schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
+
+    @model_validator(mode="after")
+    def _schedule_ends_in_time(self) -> Train:
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs: expected less than the {self.epochs} epochs, "
+                f"got {self.schedule.warmup_epochs}"
+            )
+        if isinstance(self.schedule, StepSchedule) and self.schedule.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"schedule.milestones: expected less than the {self.epochs} epochs, "
+                f"got {self.schedule.milestones}"
+            )
+        return self
+
+
+class Tune(_Schema):
+    """How a suite's learning rates and weight decays are chosen; see :mod:`trnet.tuning`.
+
+    Every pair is trained for some ``epochs`` from ``seeds`` seeds, with a part of the training
+    images, ``holdout``, left out to be scored.
+    """
+
+    learning_rate: Annotated[list[Positive], Field(min_length=1), AfterValidator(_each_once)]
+    weight_decay: Annotated[list[NonNegative], Field(min_length=1), AfterValidator(_each_once)]
+    epochs: PositiveInt
+    holdout: OpenFraction
+    seeds: PositiveInt = 1
+
+
+class Config(_Schema):
+    """An experiment.
+
+    ``suite`` is the name of the config's folder, from ``configs/`` on. ``plugins`` are Python
+    modules that are imported first: they may register factorizations, heads, backbones, data sets
+    and optimisers.
+    """
+
+    plugins: Annotated[list[str], AfterValidator(_import_each)] = []  # before the keys that need it
+    suite: Annotated[str, AfterValidator(_path_of_names)]
+    name: Annotated[str, AfterValidator(_name)]
+    baseline: Annotated[Optional[str], AfterValidator(_name)] = None
+    dataset: Dataset
+    model: Model
+    train: Train
+    tune: Optional[Tune] = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _trials_can_be_trained(self) -> Config:
+        if self.tune is not None:
+            if self.dataset.holdout is not None:
+                raise ValueError("dataset.holdout: expected none beside tune.holdout")
+            try:
+                Train.model_validate({**self.train.model_dump(), "epochs": self.tune.epochs})
+            except ValidationError as error:
+                why = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"tune.epochs: expected enough for train.{why}") from None
+        return self
+
+    def __reduce__(self) -> tuple:
+        # A process that is sent a config has to import its plugins; to validate it does that.
+        return Config.model_validate, (self.model_dump(),)
+
+    def with_seed(self, seed: int) -> Config:
+        """The same experiment from another seed."""
+        try:
+            return Config.model_validate({**self.model_dump(), "seed": seed})
+        except ValidationError:
+            raise ConfigError(
+                f"seed: expected an integer from 0 to {2**31 - 1}, got {seed}"
+            ) from None
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits of everything that decides a run's outcome, except the seed.
+
+        The place of the files decides nothing. Keys at their defaults are left out, so that earlier
+        results stay valid when the schema gets a new key.
+        """
+        decides = self.model_dump(include={"dataset", "model", "train"}, exclude_defaults=True)
+        decides["dataset"].pop("root", None)
+        return _digest(decides)
+
+    @property
+    def model_hash(self) -> str:
+        """Twelve hexadecimal digits of everything that decides the shapes of the network."""
+        return _digest(
+            {
+                "dataset": self.dataset.model_dump(include={"name", "classes", "size"}),
+                "model": self.model.model_dump(include={"backbone", "head"}, exclude_defaults=True),
+            }
+        )
+
+
+def _digest(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
