@@ -10,7 +10,7 @@ IS_SUPPORTED = import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))
 .PHONY: reproduce test benchmark clean
 
 reproduce: .venv/installed
-	.venv/bin/python scripts/reproduce.py configs/mnist --seeds 0,1,2
+	.venv/bin/trnet reproduce configs/mnist --seeds 0,1,2
 
 test: .venv/installed
 	.venv/bin/ruff check .
@@ -39,13 +39,14 @@ benchmark: .venv/installed .venv-peers/installed
 	if [ -z "$$python" ]; then \
 	    echo "trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does; found" \
 	        "$$(for p in $(CANDIDATES); do $$p --version 2> /dev/null && break; done)." \
-	        "PYTHON=/path/to/python3.11 would fit." >&2; \
+	        "Set PYTHON=/path/to/python3.11." >&2; \
 	    exit 2; \
 	fi; \
 	echo "Setting up .venv with $$($$python --version)"; \
 	$$python -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,test]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --editable '.[cpu,experiments,test,docs]'
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers build *.egg-info
+	rm -rf .venv .venv-peers build dist *.egg-info

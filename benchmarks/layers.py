@@ -311,8 +311,8 @@ def counted(case: Case) -> int:
 
     if case.layer == "TRL":
         layer = TRL(case.units, case.rank, case.in_shape, case.factorization)
-        return sum(step.multiply_adds for step in layer.steps)
-    steps = TCL(case.rank, case.in_shape).steps
+        return sum(step.multiply_adds for step in layer.plan().steps)
+    steps = TCL(case.rank, case.in_shape).plan().steps
     return sum(s.multiply_adds for s in steps) + prod(case.rank) * (case.units or 0)
 
 

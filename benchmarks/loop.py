@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 from layers import machine
@@ -60,18 +59,18 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
 
     from trnet import experiment
     from trnet.training import loop
+    from trnet.training.devices import Compute
+    from trnet.training.progress import Progress
 
-    contexts, recipe = [mx.cpu()], chosen.train
+    compute, recipe = Compute([mx.cpu()]), chosen.train
     dataset, source = experiment.find_dataset(chosen), experiment.load(chosen)
     size = recipe.batch_size
     network = experiment.build(chosen)
-    loop.initialize(network, dataset.shape, chosen.seed, contexts)
+    loop.initialize(network, dataset.shape, chosen.seed, compute)
     network.hybridize(static_alloc=True, static_shape=True)
     trainer = loop.make_trainer(network, recipe)
     loss = loop.make_loss(recipe.label_smoothing, dataset.classes)
-    step = partial(
-        loop.train_step, network, trainer, loss, lambda step: 1e-4, contexts, size, recipe.dtype
-    )
+    progress = Progress("", 1, steps * size, show=False)
 
     def batches() -> Iterator:
         while True:
@@ -92,7 +91,8 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
         mx.nd.waitall()
 
     def ours(batches: Iterator) -> None:
-        loop.train_epoch(step, enumerate(islice(batches, steps)), lambda: None)
+        epoch = islice(batches, steps)
+        loop.train_epoch(network, trainer, loss, epoch, repeat(1e-4), size, compute, progress)
         mx.nd.waitall()
 
     def data() -> None:

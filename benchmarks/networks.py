@@ -104,24 +104,24 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
 
     from trnet import experiment
     from trnet.training import loop
+    from trnet.training.devices import Compute
+    from trnet.training.progress import Progress
 
-    contexts, recipe = [mx.cpu()], chosen.train
+    compute, recipe = Compute([mx.cpu()]), chosen.train
     dataset = experiment.find_dataset(chosen)
     network = experiment.build(chosen)
-    loop.initialize(network, dataset.shape, chosen.seed, contexts)
+    loop.initialize(network, dataset.shape, chosen.seed, compute)
     network.hybridize(static_alloc=True, static_shape=True)
     trainer = loop.make_trainer(network, recipe)
     loss = loop.make_loss(recipe.label_smoothing, dataset.classes)
     images = mx.nd.random.normal(shape=(batch, *dataset.shape))
     labels = mx.nd.array(np.arange(batch) % dataset.classes)
 
-    def rate(step: int) -> float:
-        return 1e-4
+    progress = Progress("", 1, batch, show=False)
 
     def train() -> None:
-        loop.train_step(
-            network, trainer, loss, rate, contexts, batch, "float32", 0, (images, labels)
-        )
+        one = [(images, labels)]
+        loop.train_epoch(network, trainer, loss, one, [1e-4], batch, compute, progress)
 
     return {"train": train, "forward": lambda: network(images)}
 

@@ -1,12 +1,10 @@
 """Configs: what loads, how files and overrides merge, and what a broken one says."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
-from trnet import command, config
+from trnet import cli, config
 from trnet.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -203,19 +201,10 @@ BROKEN = {
 }
 
 
-def script(name: str):
-    """A script's main function."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def refusal(monkeypatch, capsys, name: str, *arguments: str) -> str:
-    """What a script says on its way out with code 2: one line and no traceback."""
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
+def refusal(capsys, *arguments: str) -> str:
+    """What the command says on its way out with code 2: one line and no traceback."""
     with pytest.raises(SystemExit) as stopped:
-        command.run(script(name))
+        cli.main(arguments)
     printed = capsys.readouterr()
     assert stopped.value.code == 2, printed
     assert printed.out == ""
@@ -224,12 +213,12 @@ def refusal(monkeypatch, capsys, name: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_config_gets_one_line_and_leaves_nothing(kind, tmp_path, monkeypatch, capsys):
+def test_a_broken_config_gets_one_line_and_leaves_nothing(kind, tmp_path, capsys):
     content, named = BROKEN[kind]
     path = tmp_path / "broken.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     runs = tmp_path / "runs"
-    line = refusal(monkeypatch, capsys, "train", str(path), "--runs", str(runs))
+    line = refusal(capsys, "train", str(path), "--runs", str(runs))
     for word in named:
         assert word in line
     assert not runs.exists()
@@ -254,12 +243,12 @@ def test_there_are_fifty_kinds():
         ("suite=../up", ["suite", "letters"]),
     ],
 )
-def test_a_broken_override_gets_one_line(override, named, tmp_path, monkeypatch, capsys):
+def test_a_broken_override_gets_one_line(override, named, tmp_path, capsys):
     path = tmp_path / "good.yaml"
     path.write_text(text())
     runs = tmp_path / "runs"
     arguments = (str(path), "--set", override, "--runs", str(runs))
-    line = refusal(monkeypatch, capsys, "train", *arguments)
+    line = refusal(capsys, "train", *arguments)
     assert all(word in line for word in named), line
     assert not runs.exists()
 
@@ -285,7 +274,7 @@ def test_a_broken_override_gets_one_line(override, named, tmp_path, monkeypatch,
 )
 def test_a_broken_command_gets_one_line(arguments, named, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    line = refusal(monkeypatch, capsys, *arguments)
+    line = refusal(capsys, *arguments)
     assert all(word in line for word in named), line
 
 

@@ -380,9 +380,9 @@ def make_flat(root: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("--quality", 0), "--quality: got 0; 1 to 100 would fit"),
-        (("--resize", 0), "--resize: got 0"),
-        (("--jobs", -1), "--jobs: got -1"),
+        (("--quality", 0), "--quality: expected an integer from 1 to 100, got 0"),
+        (("--resize", 0), "--resize: expected an integer from 1 to 65500, got 0"),
+        (("--jobs", -1), "--jobs: expected an integer from 1 to 1024, got -1"),
     ],
 )
 def test_options_out_of_range_are_one_line(tmp_path, arguments, said):
@@ -394,4 +394,5 @@ def test_options_out_of_range_are_one_line(tmp_path, arguments, said):
 def test_a_folder_as_output_is_refused(source, tmp_path):
     done = script(source, tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"{tmp_path}: is a folder; {tmp_path / 'train'}" in done.stderr
+    assert f"{tmp_path}: expected the records' path without suffix, got a folder" in done.stderr
+    assert f"use {tmp_path / 'train'} for train.rec" in done.stderr

@@ -164,7 +164,7 @@ class StepSchedule(_Schema):
 
 
 class Train(_Schema):
-    """The recipe: SGD with momentum, weight decay on weights only."""
+    """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -172,6 +172,7 @@ class Train(_Schema):
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
     label_smoothing: Fraction = 0.0
+    optimizer: str = "sgd"
     dtype: Literal["float32", "float16"] = "float32"
     schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
 

@@ -1,12 +1,12 @@
-"""Mistakes that are the user's to mend."""
+"""Mistakes that a user can correct."""
 
 
 class UserError(Exception):
-    """One line on what is wrong, where, and what would be right; scripts exit with 2."""
+    """One line on what is wrong, where, and what was expected; the command exits with 2."""
 
 
 class MissingStack(UserError, ImportError):
-    """MXNet cannot be imported here."""
+    """MXNet, or a package of an extra, cannot be imported here."""
 
 
 class ConfigError(UserError):

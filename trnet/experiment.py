@@ -32,8 +32,10 @@ from trnet.models import (
 from trnet.savings import space_savings
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint, loop
+from trnet.training.devices import Compute
+from trnet.training.distributed import ALONE, Workers
 from trnet.training.evaluation import Scores, evaluate
-from trnet.training.machines import ALONE, Workers
+from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
 
 _PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
@@ -71,7 +73,13 @@ def check(config: Config, runs: Path) -> None:
     Whether its network can be built, which no seed decides, :func:`build` tells.
     """
     if earlier_result(config, runs) is None:
+        _check_optimizer(config)
         _check_pretrained(config, run_folder(runs, config))
+
+
+def _check_optimizer(config: Config) -> None:
+    with _naming(config, "train.optimizer"):
+        make_optimizer(config.train)
 
 
 def _check_pretrained(config: Config, folder: Path) -> None:
@@ -147,6 +155,7 @@ def train(
     workers.agree("the number of results", int(finished is not None))
     if finished is not None:
         return finished
+    _check_optimizer(config)
     _check_pretrained(config, folder)
     network = build(config)
     dataset = find_dataset(config)
@@ -156,25 +165,18 @@ def train(
     workers.agree("the number of images to train on", source.train_size)
     workers.agree("the number of images to score", source.validation_size)
     recipe = config.train
+    compute = Compute(contexts, recipe.dtype, workers)
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
     label = f"{config.name} seed {config.seed}"
     show = show and workers.writes
     with _held(folder, workers), Progress(label, recipe.epochs, images, show) as progress:
         if workers.writes:
             write_aside(folder / "config.yaml", configs.dump(config))
-        loop.initialize(network, dataset.shape, config.seed, contexts, recipe.dtype)
+        loop.initialize(network, dataset.shape, config.seed, compute)
         if config.model.pretrained and checkpoint.latest(folder / "checkpoints") is None:
             progress.say(_start_trained(network, config))
         metrics = loop.train(
-            network,
-            source,
-            dataset.classes,
-            recipe,
-            config.seed,
-            contexts,
-            folder,
-            progress,
-            workers,
+            network, source, dataset.classes, recipe, config.seed, compute, folder, progress
         )
     last = metrics[-1]
     result = {
@@ -232,7 +234,8 @@ def score(
     network.hybridize(static_alloc=True)
     dataset = find_dataset(config)
     source = load(config)
-    scores = evaluate(network, source, dataset.classes, config.train.batch_size, contexts)
+    compute = Compute(contexts)
+    scores = evaluate(network, source, dataset.classes, config.train.batch_size, compute)
     return config, epoch, scores
 
 

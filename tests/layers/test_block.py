@@ -368,11 +368,11 @@ def test_equal_dense_weight(kind, n_modes):
 @pytest.mark.parametrize(
     "in_shape, shape, said",
     [
-        ((4, 5, 3), (4, 6, 3), ["mode 2", "6", "5 would fit"]),
-        ((4, 5, 3), (8, 5, 3), ["mode 1", "8", "4 would fit"]),
-        ((4, 5, 3), (4, 15), ["2 modes", "(4, 15)", "3 would fit"]),
-        ((0, 5, 0), (4, 5, 3, 2), ["4 modes", "3 would fit"]),
-        ((0, 5, 0), (4, 3, 5), ["mode 2", "3", "5 would fit"]),
+        ((4, 5, 3), (4, 6, 3), ["mode 2", "6", "expected 5"]),
+        ((4, 5, 3), (8, 5, 3), ["mode 1", "8", "expected 4"]),
+        ((4, 5, 3), (4, 15), ["got 2", "(4, 15)", "expected 3 modes"]),
+        ((0, 5, 0), (4, 5, 3, 2), ["got 4", "expected 3 modes"]),
+        ((0, 5, 0), (4, 3, 5), ["mode 2", "3", "expected 5"]),
     ],
 )
 def test_wrong_input(refusal, kind, in_shape, shape, said, hybridized):

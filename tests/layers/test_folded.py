@@ -69,7 +69,10 @@ def test_published_layers_have_a_constant_for_each_product():
     folded = trl.folded()
     shapes = [p.shape for name, p in folded.collect_params().items() if "matrix" in name]
     assert sorted(shapes) == sorted([(1, 49), (2048, 200), (1000, 200)])
-    assert sum(prod(s.before) * s.produced for s in folded.steps) == 2048 * (49 + 200) + 200 * 1000
+    assert (
+        sum(prod(s.before) * s.produced for s in folded.plan().steps)
+        == 2048 * (49 + 200) + 200 * 1000
+    )
     assert operators(folded) == ["Reshape", "FullyConnected", "Flatten", "dot", "FullyConnected"]
     tcl = TCL((384, 5, 5), (512, 7, 7))
     tcl.initialize()

@@ -229,6 +229,17 @@ def test_takes_over_what_is_trained_on_then(form):
     assert [name for name, v in values(layer).items() if np.array_equal(v, before[name])] == []
 
 
+def test_pooled_modes_of_the_constructor_are_the_default():
+    rank = (6, 1, 1, 3)
+    layer = TRL(UNITS, rank, in_shape=IN_SHAPE, pooled_modes=(2, 3), dtype="float64")
+    dense = dense_layer(6, UNITS)
+    layer.init_from_dense(dense)
+    x = normal(2, *IN_SHAPE)
+    np.testing.assert_allclose(layer(x).asnumpy(), dense(x.mean(axis=(2, 3))).asnumpy())
+    with pytest.raises(ValueError, match="expected a weight"):
+        layer.init_from_dense(dense, pooled_modes=())
+
+
 @pytest.mark.parametrize(
     "dense, arguments, pooled_modes, said",
     [
@@ -243,7 +254,7 @@ def test_takes_over_what_is_trained_on_then(form):
         ((30, 3), {"factorization": "tensor_train", "rank": 0.5}, (2,), ["pooled_modes"]),
     ],
 )
-def test_dense_layer_that_does_not_fit(refusal, dense, arguments, pooled_modes, said):
+def test_wrong_dense_layer(refusal, dense, arguments, pooled_modes, said):
     layer = TRL(**{"units": UNITS, "rank": (6, 1, 1, 3), "in_shape": IN_SHAPE, **arguments})
     message = refusal(lambda: layer.init_from_dense(dense_layer(*dense), pooled_modes), *said)
     assert message.startswith(f"TRL {layer.name}: ")
@@ -255,7 +266,7 @@ def test_dense_layer_that_does_not_fit(refusal, dense, arguments, pooled_modes, 
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ({"units": 0}, ["units", "0", "at least 1"]),
+        ({"units": 0}, ["units", "0", "an integer ≥ 1"]),
         ({"units": 2.0}, ["units", "2.0", "integer"]),
         ({"units": True}, ["units", "True"]),
         ({"factorization": "tt"}, ["'tt'", "'tucker', 'cp', 'tensor_train'"]),
@@ -273,8 +284,8 @@ def test_dense_layer_that_does_not_fit(refusal, dense, arguments, pooled_modes, 
         ({"rank": 1.5}, ["1.5", "(0, 1]"]),
         ({"rank": "full"}, ["'full'", "'same'"]),
         ({"rank": (1, 16, 1), "factorization": "tensor_train"}, ["mode 2", "16", "1 to 15"]),
-        ({"rank": 0, "factorization": "cp"}, ["0", "at least 1"]),
-        ({"rank": (2, 2), "factorization": "cp"}, ["(2, 2)", "one integer"]),
+        ({"rank": 0, "factorization": "cp"}, ["0", "an integer ≥ 1"]),
+        ({"rank": (2, 2), "factorization": "cp"}, ["(2, 2)", "an integer ≥ 1"]),
     ],
 )
 @pytest.mark.parametrize("way", ["known", "deferred", "hybridized"])
@@ -301,7 +312,7 @@ def test_a_train_whose_cores_are_joined_learns_as_its_formula_does():
         TRL(60, (60, 3, 60), (200, 5, 9), "tensor_train", implementation=i, dtype="float64")
         for i in ("fused", "tensorly")
     ]
-    assert [step.last for step in layers[0].steps] == [2, 1]
+    assert [step.last for step in layers[0].plan().steps] == [2, 1]
     for layer in layers:
         layer.initialize(mx.init.Xavier())
     x = mx.nd.random.normal(shape=(4, 200, 5, 9), dtype="float64")

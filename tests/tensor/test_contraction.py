@@ -24,7 +24,8 @@ from tensor.reference import (
 )
 
 from trnet.tensor import contraction
-from trnet.tensor.contraction import CONSTANT, TRAINING, Step, plan
+from trnet.tensor.factorizations import FACTORIZATIONS
+from trnet.tensor.plan import CONSTANT, TRAINING, Plan, Step, plan
 
 reuses = st.sampled_from([TRAINING, CONSTANT])
 
@@ -76,8 +77,8 @@ def test_inner(evaluate, form, data):
 
     def inner(F, x, *arrays):
         *arrays, b = arrays if use_bias else (*arrays, None)
-        weight = (arrays[0], arrays[1:]) if form == "tucker" else (arrays,)
-        products = getattr(contraction, f"{form}_products")(F, *weight, shape, rank, reuse)
+        factorization = FACTORIZATIONS[form](shape, rank)
+        products = factorization.products(F, dict(enumerate(arrays)), reuse)
         return contraction.contract(F, x, products, b)
 
     got = evaluate(inner, x, *parameters, *([bias] if use_bias else []))
@@ -158,16 +159,20 @@ def test_steps_lead_from_the_input_to_the_output(form, data):
     """Each takes up the elements that the one before left, and none grows a full weight."""
     shape = (*data.draw(in_shapes), data.draw(sizes))
     rank = data.draw(ranks(form, shape))
-    steps = getattr(contraction, f"{form}_steps")(shape, rank)
+    steps = FACTORIZATIONS[form](shape, rank).steps()
     assert prod(steps[0].before) == prod(shape[:-1]) and steps[-1].after == (shape[-1],)
     for step, following in zip(steps, steps[1:]):
         assert prod(step.after) == prod(following.before)
 
 
-def test_explain_counts_by_hand():
+def test_a_plan_counts_by_hand():
     """ResNet-101's TRL (200, 1, 1, 200) for a batch of 32: pixels, channels, core, classes."""
-    steps = contraction.tucker_steps((2048, 7, 7, 1000), (200, 1, 1, 200))
-    lines = [line.split() for line in contraction.explain(steps, batch=32).splitlines()]
+    steps = FACTORIZATIONS["tucker"]((2048, 7, 7, 1000), (200, 1, 1, 200)).steps()
+    printed = Plan(steps, batch=32)
+    heading, *table, largest = str(printed).splitlines()
+    lines = [line.split() for line in table]
+    assert heading == "batch of 32" and largest == "largest intermediate: 65,536 elements"
+    assert printed.largest_intermediate == 32 * 2048
     b, c, p, r, o = 32, 2048, 49, 200, 1000
     assert [line[0] for line in lines] == ["modes", "2–3", "1–3", "1", "1", "all"]
     multiply_adds = [b * c * p, b * c * r, b * r * r, b * r * o]
@@ -181,21 +186,22 @@ def test_explain_counts_by_hand():
     assert [int(line[4].replace(",", "")) for line in lines[1:5]] == [4 * n for n in elements]
     sums = [int(cell.replace(",", "")) for cell in lines[5][1:]]
     assert sums == [sum(multiply_adds), 4 * sum(elements)]
+    assert sums == [printed.multiply_adds, printed.traffic]
 
 
-def test_explain_counts_what_is_done_component_by_component():
-    steps = contraction.cp_steps((5, 3, 2, 7), 4)
+def test_a_plan_counts_what_is_done_component_by_component():
+    steps = FACTORIZATIONS["cp"]((5, 3, 2, 7), 4).steps()
     assert [step.multiply_adds for step in steps] == [5 * 6 * 4, 4 * 6, 4 * 7]
 
 
 def test_cores_of_a_train_are_joined_where_that_is_cheaper():
     """Where a small rank stands between large ones, those are multiplied away."""
-    steps = contraction.tensor_train_steps((2048, 7, 7, 1000), (254, 2, 125))
+    steps = FACTORIZATIONS["tensor_train"]((2048, 7, 7, 1000), (254, 2, 125)).steps()
     assert [(step.before, step.after) for step in steps] == [
         ((2048, 7, 7), (2, 7)),
         ((14,), (1000,)),
     ]
-    steps = contraction.tensor_train_steps((2048, 7, 7, 1000), (4, 60, 60))
+    steps = FACTORIZATIONS["tensor_train"]((2048, 7, 7, 1000), (4, 60, 60)).steps()
     assert [step.after for step in steps] == [(4, 7, 7), (60,), (1000,)]
 
 
@@ -204,14 +210,15 @@ def test_joined_cores_contract_as_the_train_does(evaluate, in_shape):
     """Also where a group ends before the last mode, forward and backward."""
     shape, rank = (*in_shape, 9), (*(30,) * (len(in_shape) - 2), 1, 2)
     rank = tuple(min(r, prod(shape[:k])) for k, r in enumerate(rank, start=1))
-    steps = contraction.tensor_train_steps(shape, rank)
+    steps = FACTORIZATIONS["tensor_train"](shape, rank).steps()
     assert 1 < steps[0].last < len(in_shape) or len(steps) < len(rank) + 1
+    factorization = FACTORIZATIONS["tensor_train"](shape, rank)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, *in_shape))
     cores = [rng.standard_normal(s) for s in parameter_shapes("tensor_train", shape, rank)]
     got = evaluate(
         lambda F, x, *cores: contraction.contract(
-            F, x, contraction.tensor_train_products(F, cores, shape, rank)
+            F, x, factorization.products(F, dict(enumerate(cores)))
         ),
         x,
         *cores,
@@ -220,7 +227,7 @@ def test_joined_cores_contract_as_the_train_does(evaluate, in_shape):
 
 
 def test_the_core_is_folded_where_the_latent_space_is_small():
-    small = contraction.tucker_steps((20, 7, 7, 1000), (10, 1, 1, 121))
-    large = contraction.tucker_steps((2048, 7, 7, 1000), (200, 1, 1, 200))
+    small = FACTORIZATIONS["tucker"]((20, 7, 7, 1000), (10, 1, 1, 121)).steps()
+    large = FACTORIZATIONS["tucker"]((2048, 7, 7, 1000), (200, 1, 1, 200)).steps()
     assert [step.after for step in small][-2:] == [(10,), (1000,)]
     assert [step.after for step in large][-2:] == [(200,), (1000,)]

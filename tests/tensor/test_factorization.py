@@ -24,7 +24,7 @@ from tensorly.tt_tensor import validate_tt_rank
 from tensorly.tucker_tensor import validate_tucker_rank
 
 from trnet.tensor.backend import tensorly_scope
-from trnet.tensor.factorization import FACTORIZATIONS, Factorization, Tucker
+from trnet.tensor.factorizations import FACTORIZATIONS, Factorization, Tucker
 
 SHAPES = [(6, 5), (5, 4, 6), (4, 3, 2, 5), (3, 2, 4, 2, 3)]
 
@@ -123,10 +123,10 @@ def test_same_is_all_of_the_parameters(form, shape):
 @pytest.mark.parametrize(
     "form, rank, said",
     [
-        ("tucker", (0, 1, 1, 1), ["mode 1", "rank 0", "1 to 6"]),
-        ("tucker", (1, -2, 1, 1), ["mode 2", "rank -2", "1 to 5"]),
-        ("tucker", (1, 1, 5, 1), ["mode 3", "rank 5", "1 to 4"]),
-        ("tucker", (1, 1, 1, 4), ["output", "rank 4", "1 to 3"]),
+        ("tucker", (0, 1, 1, 1), ["mode 1", "got 0", "1 to 6"]),
+        ("tucker", (1, -2, 1, 1), ["mode 2", "got -2", "1 to 5"]),
+        ("tucker", (1, 1, 5, 1), ["mode 3", "got 5", "1 to 4"]),
+        ("tucker", (1, 1, 1, 4), ["output", "got 4", "1 to 3"]),
         ("tucker", (1, 1, 1), ["(1, 1, 1)", "4 integers"]),
         ("tucker", (1, 1, 1, 1, 1), ["(1, 1, 1, 1, 1)", "4 integers"]),
         ("tucker", (), ["()", "4 integers"]),
@@ -135,18 +135,18 @@ def test_same_is_all_of_the_parameters(form, shape):
         ("tucker", (1, 1, 2.0, 1), ["mode 3", "2.0", "1 to 4"]),
         ("tucker", (1, 1, 1, "2"), ["output", "'2'", "1 to 3"]),
         ("tucker", (1, None, 1, 1), ["mode 2", "None", "1 to 5"]),
-        ("tensor_train", (0, 1, 1), ["mode 1", "rank 0", "1 to 6"]),
-        ("tensor_train", (1, 13, 1), ["mode 2", "rank 13", "1 to 12"]),
-        ("tensor_train", (1, 1, 4), ["mode 3", "rank 4", "1 to 3"]),
+        ("tensor_train", (0, 1, 1), ["mode 1", "got 0", "1 to 6"]),
+        ("tensor_train", (1, 13, 1), ["mode 2", "got 13", "1 to 12"]),
+        ("tensor_train", (1, 1, 4), ["mode 3", "got 4", "1 to 3"]),
         ("tensor_train", (1, 1, 1, 1), ["(1, 1, 1, 1)", "3 integers"]),
         ("tensor_train", 3, ["3", "3 integers"]),
         ("tensor_train", (1, False, 1), ["mode 2", "False", "1 to 12"]),
         ("tensor_train", (1.5, 1, 1), ["mode 1", "1.5", "1 to 6"]),
-        ("cp", 0, ["0", "at least 1"]),
-        ("cp", -3, ["-3", "at least 1"]),
-        ("cp", True, ["True", "at least 1"]),
-        ("cp", (2, 2, 2, 2), ["(2, 2, 2, 2)", "one integer"]),
-        ("cp", None, ["None", "one integer"]),
+        ("cp", 0, ["0", "an integer ≥ 1"]),
+        ("cp", -3, ["-3", "an integer ≥ 1"]),
+        ("cp", True, ["True", "an integer ≥ 1"]),
+        ("cp", (2, 2, 2, 2), ["(2, 2, 2, 2)", "an integer ≥ 1"]),
+        ("cp", None, ["None", "an integer ≥ 1"]),
         *[
             (form, rank, said)
             for form in FORMS
@@ -226,7 +226,7 @@ def test_tucker_decomposition_is_as_close_as_tensorly_finds():
         best = distance(tucker_to_tensor(tucker(weight, rank=list(rank))), weight)
     for array in (weight, np.asfortranarray(weight)):
         factorization = Tucker(shape, rank)
-        with patch("trnet.tensor.factorization._SLAB", 100):
+        with patch("trnet.tensor.factorizations.tucker._SLAB", 100):
             parameters = factorization.decompose(array)
         assert distance(rebuilt(factorization, parameters), weight) < 1.001 * best
         for mode in range(1, 5):

@@ -1,14 +1,17 @@
 """Networks: backbones and heads by name, and what a head costs."""
 
 import trnet.tensor.backend  # noqa: F401  first, as it explains a missing MXNet
-from trnet.models.backbones import BACKBONES, Backbone
-from trnet.models.head_removal import remove_head
-from trnet.models.heads import HEADS
-from trnet.models.network import Network, attach_head, build_network, fold
-from trnet.models.parameter_count import ParameterCount, count_head
-from trnet.models.pretrained import load_pretrained
-from trnet.models.spatial import spatial_patterns
-from trnet.models.zoo import make_backbone, zoo_names
+from trnet.extras import named_if_missing
+
+with named_if_missing("trnet.models"):  # of which gluoncv is the first
+    from trnet.models.backbones import BACKBONES, Backbone
+    from trnet.models.head_removal import remove_head
+    from trnet.models.heads import HEADS
+    from trnet.models.network import Network, attach_head, build_network, fold
+    from trnet.models.parameter_count import ParameterCount, count_head
+    from trnet.models.pretrained import load_pretrained
+    from trnet.models.spatial import spatial_patterns
+    from trnet.models.zoo import make_backbone, zoo_names
 
 __all__ = [
     "BACKBONES",

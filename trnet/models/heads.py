@@ -8,7 +8,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from trnet.layers import TCL, TRL
 from trnet.models.backbones import Backbone
-from trnet.tensor.factorization import Rank
+from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS, Rank
 
 SPATIAL_MODES = (2, 3)  # H and W of the activation tensor (C, H, W)
 _DROPOUT = 0.5  # AlexNet's and VGG's
@@ -92,7 +92,7 @@ def trl_head(
     in_shape: tuple[int, ...],
     classes: int,
     rank: Rank,
-    factorization: str = "tucker",
+    factorization: str = DEFAULT,
     dropout: float = 0.0,
     pooling: bool | None = None,
 ) -> HybridBlock:
@@ -105,18 +105,19 @@ def trl_head(
     rank, factorization, dropout
         As in :class:`trnet.TRL`.
     pooling : bool, optional
-        Whether a Tucker TRL starts as global average pooling and a dense layer: by default if the
-        network itself pools.
+        Whether the TRL starts as global average pooling and a dense layer: by default if the
+        network itself pools and the factorisation supports it.
     """
     pools = backbone.pooling if pooling is None else pooling
-    starts_pooled = pools and factorization == "tucker"
+    # The layer itself refuses the name of an unknown factorisation.
+    supports = getattr(FACTORIZATIONS.get(factorization), "supports_pooling", False)
     return TRL(
         classes,
         rank,
         in_shape,
         factorization,
         dropout=dropout,
-        pooled_modes=SPATIAL_MODES if starts_pooled else (),
+        pooled_modes=SPATIAL_MODES if pools and supports else (),
         prefix="head_",
     )
 

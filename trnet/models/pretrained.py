@@ -16,7 +16,6 @@ from trnet.models.heads import SPATIAL_MODES
 from trnet.models.network import Network
 from trnet.models.zoo import make_backbone
 from trnet.tensor.backend import mx
-from trnet.tensor.factorization import Tucker
 
 Arrays = Mapping[str, mx.nd.NDArray]
 Layer = tuple[mx.nd.NDArray, "mx.nd.NDArray | None"]  # weight (units, inputs), and bias
@@ -181,10 +180,10 @@ def _is_same_shape(block: HybridBlock, layer: Layer) -> bool:
 
 
 def _start_trl(trl: TRL, weight: mx.nd.NDArray, bias: mx.nd.NDArray | None) -> bool:
-    """Decompose a dense layer on the flattened or, for Tucker, on the pooled activation tensor."""
+    """Decompose a dense layer on the flattened or, if supported, on the pooled activations."""
     units, inputs = weight.shape
     is_flattened = inputs == prod(trl.in_shape)
-    is_pooled = inputs == trl.in_shape[0] and isinstance(trl.factorization, Tucker)
+    is_pooled = inputs == trl.in_shape[0] and trl.factorization.supports_pooling
     if units != trl.units or not (is_flattened or is_pooled):
         return False
     dense = nn.Dense(units, use_bias=bias is not None, in_units=inputs, prefix="trained_")

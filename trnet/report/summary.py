@@ -14,6 +14,7 @@ from trnet.config import Config, DenseHead, TCLHead, TRLHead
 from trnet.files import Result, read_json
 from trnet.report.published import Published
 from trnet.savings import space_savings
+from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS
 
 
 @dataclass(frozen=True)
@@ -192,14 +193,10 @@ def _kind(config: Config, baseline: Config) -> str:
         kind = "TCL for a dense layer" if replaces else "TCL"
         return kind if head.norm else f"{kind}, not normalised"
     if isinstance(head, TRLHead):
-        parts = ("TRL", _form(head.factorization), "tensor dropout" if head.dropout else "")
+        form = "" if head.factorization == DEFAULT else FACTORIZATIONS[head.factorization].title
+        parts = ("TRL", form, "tensor dropout" if head.dropout else "")
         return ", ".join(filter(None, parts))
     return head.type
-
-
-def _form(factorization: str) -> str:
-    """How a kind names a TRL's factorisation; empty for Tucker, the default."""
-    return {"tucker": "", "cp": "CP", "tensor_train": "tensor train"}[factorization]
 
 
 def _rank(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder for an epoch, written aside and renamed, so that it is whole or not there.
+"""Checkpoints: one folder per epoch, renamed into place, so that it is complete or does not exist.
 
 A checkpoint holds the network's parameters, the trainer's states and ``state.json``: the metrics
 of every epoch so far. The latest and the best by Top-1 are kept.
@@ -24,7 +24,7 @@ _NAME = re.compile(_PREFIX + r"\d{4,}")  # anything else in the folder is the us
 
 
 def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dict]) -> None:
-    """Save the state behind an epoch, then remove what is neither the latest nor the best."""
+    """Save the state after an epoch, then delete what is neither the latest nor the best."""
     epoch = metrics[-1]["epoch"]
     aside = folder / f".{_PREFIX}{epoch:04d}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -32,7 +32,7 @@ def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dic
     network.save_parameters(str(aside / "network.params"))
     trainer.save_states(str(aside / "trainer.states"))
     (aside / "state.json").write_text(json.dumps(metrics))
-    for path in aside.iterdir():
+    for path in aside.iterdir():  # a rename may reach the disk before the files do
         with path.open("rb") as file:
             os.fsync(file.fileno())
     target = _path(folder, epoch)
@@ -44,13 +44,13 @@ def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dic
 
 
 def latest(folder: Path) -> Path | None:
-    """The last whole checkpoint, if there is one."""
+    """The last complete checkpoint, or None."""
     paths = _all(folder)
     return paths[-1] if paths else None
 
 
 def best(folder: Path) -> Path | None:
-    """The checkpoint of the first epoch with the highest Top-1, if there is one."""
+    """The checkpoint of the first epoch with the highest Top-1, or None."""
     last = latest(folder)
     if last is None:
         return None
@@ -59,15 +59,15 @@ def best(folder: Path) -> Path | None:
 
 
 def load_metrics(checkpoint: Path) -> list[dict]:
-    """Metrics of every epoch up to a checkpoint's."""
+    """Load the metrics of every epoch up to a checkpoint's."""
     return read_json(checkpoint / "state.json", list[Epoch])
 
 
-def load_network(checkpoint: Path, network: HybridBlock, contexts: list) -> None:
+def load_network(checkpoint: Path, network: HybridBlock, devices: list) -> None:
     """Load a checkpoint's parameters onto devices, in the network's own dtypes."""
     path = checkpoint / "network.params"
     with _loading(path):
-        network.load_parameters(str(path), ctx=contexts, cast_dtype=True)
+        network.load_parameters(str(path), ctx=devices, cast_dtype=True)
 
 
 def load_trainer(checkpoint: Path, trainer: Trainer) -> None:
@@ -81,7 +81,7 @@ def load_trainer(checkpoint: Path, trainer: Trainer) -> None:
 def _loading(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # MXNet and pickle raise a handful of types for a damaged file
+    except Exception as error:  # MXNet and pickle raise errors of many types for a damaged file
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: cannot be loaded: {reason}") from error
 

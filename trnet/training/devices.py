@@ -1,44 +1,72 @@
-"""Devices by name."""
+"""What computes: devices by name, the floating-point type, and the workers of a training."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from trnet.errors import UserError
 from trnet.tensor.backend import mx
+from trnet.training.distributed import ALONE, Workers
 
 _FORM = re.compile(r"(cpu|gpu)(?::(\d+(?:,\d+)*))?")
 
 
-def parse_devices(text: str) -> list[mx.Context]:
-    """Contexts from ``auto``, ``cpu``, ``cpu:0,1`` or ``gpu:0,1,2,3``.
+@dataclass(frozen=True)
+class Compute:
+    """What a network is computed on, and in which type.
 
-    ``auto`` is every GPU there is, or else the CPU.
+    Attributes
+    ----------
+    devices : list of Context
+        This worker's devices; its part of every batch is split over them.
+    dtype : {"float32", "float16"}
+        The type of the network's parameters and activations.
+    workers : Workers
+        All that train the network together.
+    """
+
+    devices: list[mx.Context]
+    dtype: str = "float32"
+    workers: Workers = ALONE
+
+    def split(self, array: mx.nd.NDArray) -> list[mx.nd.NDArray]:
+        """Split a batch over the devices, one part each, even if it does not divide evenly."""
+        used = self.devices[: len(array)]
+        return mx.gluon.utils.split_and_load(array, used, even_split=False)
+
+
+def parse_devices(text: str) -> list[mx.Context]:
+    """Parse ``auto``, ``cpu``, ``cpu:0,1`` or ``gpu:0,1,2,3`` into contexts.
+
+    ``auto`` is every GPU of the machine, or the CPU if it has none.
 
     Raises
     ------
     UserError
-        For another form, a device named twice, or a GPU that is not there.
+        For another form, a device named twice, or a GPU that does not exist.
     """
     if text == "auto":
         return [mx.gpu(i) for i in range(_count_gpus())] or [mx.cpu()]
     match = _FORM.fullmatch(text)
     if match is None:
-        raise UserError(f"--devices: got {text!r}; auto, cpu, cpu:0,1 or gpu:0,1,2,3 would fit")
+        raise UserError(f"--devices: expected auto, cpu, cpu:0,1 or gpu:0,1,2,3, got {text!r}")
     kind, numbers = match.groups(default="0")
     indices = [int(number) for number in numbers.split(",")]
     if len(set(indices)) < len(indices):
-        raise UserError(f"--devices: got {text!r}; each device once would fit")
+        raise UserError(f"--devices: expected each device once, got {text!r}")
     if kind == "gpu" and max(indices) >= (n_gpus := _count_gpus()):
-        raise UserError(f"--devices: got {text!r}; MXNet sees {n_gpus} GPUs on this machine")
+        raise UserError(
+            f"--devices: expected GPUs of this machine, on which MXNet sees {n_gpus}, got {text!r}"
+        )
     return [mx.Context(kind, index) for index in indices]
 
 
 def _count_gpus() -> int:
     try:
         return mx.context.num_gpus()
-    except mx.MXNetError as error:  # a driver that is there and does not work
+    except mx.MXNetError as error:  # the driver is installed but does not work
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"--devices: the GPUs cannot be asked for ({reason}); cpu would fit"
+            f"--devices: MXNet cannot count the GPUs ({reason}); use --devices cpu"
         ) from None

@@ -1,4 +1,4 @@
-"""The training loop: forward, backward, update, and an evaluation behind every epoch."""
+"""The training loop: forward, backward and update for every batch, scores after every epoch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,73 +21,20 @@ from trnet.errors import Diverged, UserError
 from trnet.files import write_aside
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint
-from trnet.training.evaluation import class_scores, evaluate, split
-from trnet.training.machines import ALONE, Workers
+from trnet.training.devices import Compute
+from trnet.training.distributed import ALONE, Workers
+from trnet.training.evaluation import class_scores, evaluate
+from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
 from trnet.training.schedule import learning_rate
 
 _NOT_DECAYED = ("bias", "gamma", "beta")
-# MXNet updates several parameters in one call, for each element of the largest asking each of them:
-# that halves the time of small ones, and doubles that of a large dense layer.
+# MXNet's SGD can update several parameters in one call, but looks each of them up for every element
+# of the largest: this halves the time of small ones, and doubles that of a large dense layer.
 _UPDATED_AT_ONCE, _LARGE = 16, 2**16
-# Steps, and bytes of images, that Python may be ahead of what is computed. To wait for every step
-# costs a small network a fifth of its time.
+# How far, in steps and in bytes of images, Python may run ahead of the computation. Waiting for
+# every step costs a small network a fifth of its time.
 _STEPS_AHEAD, _BYTES_AHEAD = 16, 2**22
-
-
-def initialize(
-    network: HybridBlock,
-    image_shape: tuple[int, int, int],
-    seed: int,
-    contexts: list[mx.Context],
-    dtype: str = "float32",
-) -> None:
-    """Draw a network's initial parameters, as the seed decides, and have it compute in a dtype."""
-    mx.random.seed(seed)
-    network.infer_shape(mx.nd.zeros((1, *image_shape)))
-    network.initialize(mx.init.MSRAPrelu(slope=0), ctx=contexts)
-    if dtype != "float32":
-        network.cast(dtype)
-
-
-def make_trainer(network: HybridBlock, recipe: Train, workers: Workers = ALONE) -> gluon.Trainer:
-    """SGD with momentum, of gradients that are summed over devices and workers.
-
-    Weight decay is on weights, cores and factors only.
-    """
-    parameters = network.collect_params()
-    for name, parameter in parameters.items():
-        if name.endswith(_NOT_DECAYED):
-            parameter.wd_mult = 0.0
-    optimizer = mx.optimizer.SGD(
-        learning_rate=recipe.learning_rate,
-        momentum=recipe.momentum,
-        wd=recipe.weight_decay,
-        multi_precision=recipe.dtype == "float16",  # float32 copies of the weights
-    )
-    sizes = [math.prod(p.shape) for p in parameters.values() if p.grad_req != "null"]
-    optimizer.aggregate_num = 1 if max(sizes) > _LARGE else _UPDATED_AT_ONCE
-    # Updates in the worker: servers would keep the first learning rate, and the momentum.
-    trainer = gluon.Trainer(parameters, optimizer, kvstore=workers.kvstore, update_on_kvstore=False)
-    # This makes workers start from the same parameters, now. By itself the trainer does so in its
-    # first step, where MXNet lets the first gradients overtake the parameters that others wait for.
-    trainer.save_states(os.devnull)
-    return trainer
-
-
-def make_loss(label_smoothing: float, classes: int) -> Callable:
-    """Cross entropy of scores and labels, against smoothed labels where that is asked for."""
-    cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=label_smoothing == 0)
-    cross_entropy.hybridize(static_alloc=True, static_shape=True)
-    if label_smoothing == 0:
-        return cross_entropy
-    off = label_smoothing / classes
-
-    def smoothed(scores, labels):
-        targets = mx.nd.one_hot(labels, classes, on_value=1 - label_smoothing + off, off_value=off)
-        return cross_entropy(scores, targets)
-
-    return smoothed
 
 
 def train(
@@ -96,32 +43,30 @@ def train(
     classes: int,
     recipe: Train,
     seed: int,
-    contexts: list[mx.Context],
+    compute: Compute,
     folder: Path,
     progress: Progress,
-    workers: Workers = ALONE,
 ) -> list[dict]:
-    """Train an initialised network, from the folder's last checkpoint where it has one.
+    """Train an initialised network, starting from the folder's last checkpoint if it has one.
 
     A run that was stopped at any moment and started again ends bit for bit as one that was not:
-    every epoch's order, augmentation and dropout follow from the seed and the epoch. Several
-    workers or devices, each with its part of every batch, train the network that one would, to
-    rounding, but for what each has of its own: batch normalisation's statistics and dropout.
+    the order of images, augmentation and dropout of every epoch follow from the seed and the epoch.
+    Several workers or devices, each with its part of every batch, train the same network as one
+    does, up to rounding, except for what each has of its own: the statistics of batch
+    normalisation, and dropout.
 
     Parameters
     ----------
     network : HybridBlock
     source : DataSource
-        The worker's.
+        This worker's.
     classes : int
     recipe : Train
     seed : int
-    contexts : list of Context
-        Devices; the worker's part of a batch is spread over them.
+    compute : Compute
     folder : Path
-        The run folder: gets ``metrics.jsonl`` and ``checkpoints/``, from one of the workers.
+        The run folder. One of the workers writes ``metrics.jsonl`` and ``checkpoints/`` into it.
     progress : Progress
-    workers : Workers
 
     Returns
     -------
@@ -131,59 +76,58 @@ def train(
     Raises
     ------
     Diverged
-        Where the loss is no longer finite.
+        If the loss is no longer finite.
     UserError
-        Where a batch is too small for its workers and devices, or
-        workers find different checkpoints.
+        If a batch is too small for its workers and devices, or workers find different checkpoints.
     """
+    workers = compute.workers
     batch_size = min(recipe.batch_size, source.train_size)
-    if batch_size // workers.count < len(contexts):
+    if batch_size // workers.count < len(compute.devices):
         raise UserError(
-            f"train.batch_size: got {batch_size} images; at least {workers.count * len(contexts)} "
-            "would fit, one for each device of each worker"
+            f"train.batch_size: expected at least {workers.count * len(compute.devices)} images, "
+            f"one for each device of each worker, got {batch_size}"
         )
     trainer = make_trainer(network, recipe, workers)
     loss = make_loss(recipe.label_smoothing, classes)
     steps = source.train_batches(recipe.batch_size)
-    rate = learning_rate(recipe, steps)
+    schedule = learning_rate(recipe, steps)
+
     metrics: list[dict] = []
     last = checkpoint.latest(folder / "checkpoints")
     if last is not None:
         metrics = checkpoint.load_metrics(last)
-        checkpoint.load_network(last, network, contexts)
+        checkpoint.load_network(last, network, compute.devices)
         checkpoint.load_trainer(last, trainer)
     workers.agree("the epoch of the last checkpoint", len(metrics))
     if metrics and workers.writes:
         _write_metrics(folder, metrics)
     network.hybridize(static_alloc=True, static_shape=True)
     progress.resume(len(metrics))
+
     for epoch in range(len(metrics) + 1, recipe.epochs + 1):
         begin = time.perf_counter()
-        # The first worker's is the only one's: a SeedSequence fills up with zeros.
+        # A SeedSequence is padded with zeros, so a single worker draws what the first of many does.
         dropout_seed = np.random.SeedSequence((seed, epoch, workers.index))
         mx.random.seed(int(dropout_seed.generate_state(1)[0]))
-        batches = enumerate(source.train(recipe.batch_size, (seed, epoch)), (epoch - 1) * steps)
-        step = partial(train_step, network, trainer, loss, rate, contexts, batch_size, recipe.dtype)
-        n_images, total_loss = train_epoch(step, batches, lambda: progress.advance(batch_size))
-        n_images, total_loss = workers.sum([n_images, total_loss]).tolist()
+        batches = source.train(recipe.batch_size, (seed, epoch))
+        rates = map(schedule, count((epoch - 1) * steps))
+        sums = train_epoch(network, trainer, loss, batches, rates, batch_size, compute, progress)
+        n_images, total_loss = workers.sum(sums).tolist()
         seconds = time.perf_counter() - begin
         _share_statistics(network, workers)
+        scores = evaluate(network, source, classes, recipe.batch_size, compute)
         row = {
             "epoch": epoch,
             "learning_rate": trainer.learning_rate,
             "train_loss": total_loss / n_images,
-            **asdict(
-                evaluate(
-                    network, source, classes, recipe.batch_size, contexts, workers, recipe.dtype
-                )
-            ),
+            **asdict(scores),
             "images_per_second": n_images / seconds,
             "seconds": time.perf_counter() - begin,
         }
-        if not math.isfinite(total_loss + row["loss"]):
+        if not math.isfinite(total_loss + scores.loss):
             raise Diverged(
-                f"{folder}: the loss is no longer finite in epoch {epoch}; a lower "
-                f"train.learning_rate than {recipe.learning_rate:g} would fit"
+                f"{folder}: the loss is no longer finite in epoch {epoch}; "
+                f"lower train.learning_rate, which is {recipe.learning_rate:g}"
             )
         metrics.append(row)
         if workers.writes:
@@ -194,69 +138,113 @@ def train(
 
 
 def train_epoch(
-    step: Callable[[int, Batch], list[mx.nd.NDArray]],
-    batches: Iterable[tuple[int, Batch]],
-    advance: Callable[[], None],
-) -> tuple[int, float]:
-    """Take a step with every numbered batch; gives the images and their summed loss.
-
-    ``advance`` is called for each step once it is computed. That is some steps late: to wait for
-    each would leave the devices with nothing to do.
-    """
-    n_images, total_loss = 0, 0.0
-    for losses in _behind(step, batches):
-        n_images += sum(map(len, losses))
-        total_loss += float(sum(part.asnumpy().sum(dtype="float64") for part in losses))
-        advance()
-    return n_images, total_loss
-
-
-def _behind(step: Callable, batches: Iterable[tuple[int, Batch]]) -> Iterator:
-    """What a step gives for every numbered batch, in groups and each with the next under way."""
-    computed, under_way = [], []
-    for number, batch in batches:
-        under_way.append(step(number, batch))
-        images = batch[0]
-        n_bytes = images.size * np.dtype(images.dtype).itemsize
-        if len(under_way) >= min(_STEPS_AHEAD, _BYTES_AHEAD // n_bytes):
-            yield from computed
-            computed, under_way = under_way, []
-    yield from computed
-    yield from under_way
-
-
-def train_step(
     network: HybridBlock,
     trainer: gluon.Trainer,
     loss: Callable,
-    rate: Callable[[int], float],
-    contexts: list[mx.Context],
+    batches: Iterable[Batch],
+    rates: Iterable[float],
     batch_size: int,
-    dtype: str,
-    step: int,
-    batch: Batch,
-) -> list[mx.nd.NDArray]:
-    """One step of SGD on a worker's part of a batch.
+    compute: Compute,
+    progress: Progress,
+) -> tuple[int, float]:
+    """Take one step of the optimiser per batch; returns the number of images and their summed loss.
 
-    ``batch_size`` is that of all workers' parts. Gives each device's losses, one for every image,
-    which are not waited for.
+    ``rates`` are the learning rates of the steps. A batch is this worker's part; ``batch_size`` is
+    that of all workers' parts together.
     """
-    images, labels = (split(array, contexts) for array in batch)
-    with autograd.record():
-        scores = [class_scores(network, part, dtype) for part in images]
-        losses = [loss(part, target) for part, target in zip(scores, labels)]
-    autograd.backward(losses)
-    trainer.set_learning_rate(rate(step))
-    trainer.step(batch_size)
-    return losses
+    n_images, step_losses = 0, []
+    under_way: list[list[mx.nd.NDArray]] = []  # losses of the latest steps, on every device
+    for batch, rate in zip(batches, rates):
+        images, labels = (compute.split(array) for array in batch)
+        with autograd.record():
+            scores = [class_scores(network, part, compute.dtype) for part in images]
+            losses = [loss(part, targets) for part, targets in zip(scores, labels)]
+        autograd.backward(losses)
+        trainer.set_learning_rate(rate)
+        trainer.step(batch_size)
+
+        # MXNet has queued the step, not computed it. To read a loss waits for its step, so the
+        # losses of earlier steps are read while at least as many later ones are queued.
+        n_images += len(batch[0])
+        under_way.append(losses)
+        ahead = _steps_ahead(batch[0])
+        if len(under_way) == 2 * ahead:
+            step_losses += map(_total, under_way[:ahead])
+            del under_way[:ahead]
+            progress.advance(ahead * batch_size)
+    step_losses += map(_total, under_way)
+    progress.advance(len(under_way) * batch_size)
+    return n_images, sum(step_losses)
+
+
+def _steps_ahead(images: mx.nd.NDArray) -> int:
+    n_bytes = images.size * np.dtype(images.dtype).itemsize
+    return max(1, min(_STEPS_AHEAD, _BYTES_AHEAD // n_bytes))
+
+
+def _total(losses: list[mx.nd.NDArray]) -> float:
+    """The summed loss of a step's images on all devices, once it is computed."""
+    return float(sum(part.asnumpy().sum(dtype="float64") for part in losses))
+
+
+def initialize(
+    network: HybridBlock, image_shape: tuple[int, int, int], seed: int, compute: Compute
+) -> None:
+    """Draw a network's initial parameters from the seed, and set the type that it computes in."""
+    mx.random.seed(seed)
+    network.infer_shape(mx.nd.zeros((1, *image_shape)))
+    network.initialize(mx.init.MSRAPrelu(slope=0), ctx=compute.devices)
+    if compute.dtype != "float32":
+        network.cast(compute.dtype)
+
+
+def make_trainer(network: HybridBlock, recipe: Train, workers: Workers = ALONE) -> gluon.Trainer:
+    """Make the trainer that applies the recipe's optimiser.
+
+    It sums gradients over devices and workers. Weight decay is on weights, cores and factors only.
+    """
+    parameters = network.collect_params()
+    for name, parameter in parameters.items():
+        if name.endswith(_NOT_DECAYED):
+            parameter.wd_mult = 0.0
+    optimizer = make_optimizer(recipe)
+    if isinstance(optimizer, mx.optimizer.SGD):
+        largest = max(math.prod(p.shape) for p in parameters.values() if p.grad_req != "null")
+        optimizer.aggregate_num = 1 if largest > _LARGE else _UPDATED_AT_ONCE
+    # Workers update, not servers: servers would keep the first learning rate, and the momentum.
+    trainer = gluon.Trainer(parameters, optimizer, kvstore=workers.kvstore, update_on_kvstore=False)
+    # Saving makes all workers start from the same parameters, now. Otherwise the trainer does so in
+    # its first step, where MXNet lets the first gradients overtake the parameters that other
+    # workers wait for.
+    trainer.save_states(os.devnull)
+    return trainer
+
+
+def make_loss(label_smoothing: float, classes: int) -> Callable:
+    """Cross entropy of class scores against labels, which are smoothed if the recipe asks for it.
+
+    Each image's loss: (B, classes), (B,) -> (B,).
+    """
+    cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=label_smoothing == 0)
+    cross_entropy.hybridize(static_alloc=True, static_shape=True)
+    if label_smoothing == 0:
+        return cross_entropy
+    off = label_smoothing / classes
+
+    def smoothed(scores, labels):
+        # (B,) -> (B, classes)
+        targets = mx.nd.one_hot(labels, classes, on_value=1 - label_smoothing + off, off_value=off)
+        return cross_entropy(scores, targets)
+
+    return smoothed
 
 
 def _share_statistics(network: HybridBlock, workers: Workers) -> None:
-    """Average what gradients do not train, batch normalisation's running statistics.
+    """Average batch normalisation's running statistics, which gradients do not train.
 
-    Every device and every worker has its own; behind this they all hold the network that is saved.
+    Every device of every worker has its own; afterwards all hold the network that is saved.
     """
-    # A static graph updates them unseen by MXNet's engine: to read one does not wait for that.
+    # A static graph updates them unnoticed by MXNet's engine, so reading one does not wait for it.
     mx.nd.waitall()
     statistics = [p for p in network.collect_params().values() if p.grad_req == "null"]
     if not statistics or workers.count == len(statistics[0].list_ctx()) == 1:
@@ -267,7 +255,7 @@ def _share_statistics(network: HybridBlock, workers: Workers) -> None:
         ).ravel()
         for parameter in statistics
     ]
-    means = workers.sum(np.concatenate(own)) / workers.count
+    means = workers.sum(np.concatenate(own)) / workers.count  # in one sum: each waits for all
     ends = np.cumsum([len(values) for values in own])
     for parameter, values in zip(statistics, np.split(means, ends[:-1])):
         parameter.set_data(mx.nd.array(values.reshape(parameter.shape), dtype=parameter.dtype))

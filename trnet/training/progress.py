@@ -1,4 +1,4 @@
-"""What a running training shows: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a training: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows a training of some epochs on standard error, as a context manager.
+    """Shows the progress of a training on standard error; a context manager.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ class Progress:
         self._bar.close()
 
     def resume(self, epochs_done: int) -> None:
-        """Start behind some epochs of an earlier session."""
+        """Start after some epochs of an earlier session."""
         if epochs_done:
             self._bar.update(epochs_done * self._images_per_epoch)
             self._bar.unpause()
-            self.say(f"resumes behind epoch {epochs_done} of {self._epochs}")
+            self.say(f"resumes after epoch {epochs_done} of {self._epochs}")
 
     def advance(self, images: int) -> None:
-        """Count images as trained on."""
+        """Count images that were trained on."""
         self._bar.update(images)
 
     def epoch(self, row: dict) -> None:

@@ -1,4 +1,4 @@
-"""Learning rate by step of training."""
+"""The learning rate of every step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from trnet.tensor.backend import mx
 
 
 def learning_rate(train: Train, steps_per_epoch: int) -> Callable[[int], float]:
-    """Learning rate of a recipe by its step, counted from 0.
+    """Make the function from a step of training, counted from 0, to its learning rate.
 
     Parameters
     ----------
     train : Train
         The recipe.
     steps_per_epoch : int
+
+    Returns
+    -------
+    callable
+        It depends on the step only, so a run that resumes gets the same rates.
     """
     schedule = train.schedule
     warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)

@@ -1,8 +1,7 @@
-"""Several machines: a process's place among them, and the workers that train one network together.
+"""Distributed training on MXNet's parameter server: a process's role, and what workers exchange.
 
-They train on MXNet's parameter server. Importing MXNet in a server or in the scheduler runs it
-there and exits, and a worker needs its place in the environment before; so this module imports
-MXNet late.
+Importing MXNet in the scheduler or a server runs that role and then exits. In a worker, the
+environment variables of its place must be set before the import. So this module imports MXNet late.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trnet.errors import UserError
-from trnet.training.roll_call import Member, RollCall
+from trnet.training.heartbeat import Member, Monitor
 
 if TYPE_CHECKING:
     from mxnet.kvstore import KVStore
@@ -29,18 +28,18 @@ KVSTORES = ("dist_sync",)
 
 _ROLES = ("scheduler", "server", "worker")
 _COUNTS = range(1, 10_001)
-_PORTS = range(1, 65_535)  # the roll call takes the one behind
-_LAUNCHERS = (  # variables with a process's rank, their number, and that on the process's host
+_PORTS = range(1, 65_535)  # the heartbeat uses the next one
+_LAUNCHERS = (  # variables for a process's rank, the number of processes, and that on its host
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
     ("SLURM_PROCID", "SLURM_NTASKS", None),
 )
-_FIRST_SUM = 2**30  # of the kvstore's keys: a Trainer counts parameters from 0
+_FIRST_SUM = 2**30  # the first key for sums: a Trainer uses those from 0 on for parameters
 
 
 @dataclass(frozen=True)
 class Place:
-    """A process's place in a training over several machines.
+    """A process's place in a distributed training.
 
     Attributes
     ----------
@@ -48,7 +47,7 @@ class Place:
     host : str
         The scheduler's.
     port : int
-        On which MXNet's scheduler listens; the roll call takes the next.
+        Where MXNet's scheduler listens; the heartbeat uses the next port.
     servers, workers : int
     """
 
@@ -59,7 +58,7 @@ class Place:
     workers: int
 
     def variables(self) -> dict[str, str]:
-        """The environment variables by which MXNet knows the place."""
+        """The environment variables from which MXNet reads the place."""
         return {
             "DMLC_ROLE": self.role,
             "DMLC_PS_ROOT_URI": self.host,
@@ -69,16 +68,16 @@ class Place:
         }
 
 
-@dataclass
+@dataclass(eq=False)
 class Workers:
-    """The workers that train a network together, as one of them sees it; or the only one.
+    """The workers that train a network together, as seen by one of them.
 
     Attributes
     ----------
     index, count : int
-        This worker's number among all, from 0.
+        This worker's number, from 0, and the number of workers.
     kvstore : str or KVStore
-        What a Gluon Trainer sums gradients with.
+        How a Gluon Trainer sums gradients.
     """
 
     index: int = 0
@@ -88,13 +87,13 @@ class Workers:
 
     @property
     def writes(self) -> bool:
-        """Whether it is this worker that writes files and shows progress."""
+        """Whether this worker is the one that writes files and shows progress."""
         return self.index == 0
 
     def sum(self, values: np.ndarray | Sequence[float]) -> np.ndarray:
-        """Sum an array, not an empty one, over the workers in float64; every worker gets it.
+        """Sum a non-empty array over all workers in float64; every worker gets the sum.
 
-        It waits for all workers, which have to ask for the same sums in the same order.
+        This waits for all workers. They must ask for the same sums in the same order.
         """
         values = np.asarray(values, dtype="float64")
         if self.count == 1:
@@ -110,23 +109,23 @@ class Workers:
         return total.asnumpy().reshape(values.shape)
 
     def wait(self) -> None:
-        """Wait for all workers to come here."""
+        """Wait until all workers have called this."""
         self.sum([0.0])
 
     def agree(self, what: str, value: int) -> None:
-        """Refuse to go on where workers differ in a number that has to be every worker's.
+        """Check that a number is the same in all workers.
 
         Parameters
         ----------
         what : str
             What the number is, for the message.
         value : int
-            Below 2^53.
+            Below 2^53, so that float64 holds it exactly.
 
         Raises
         ------
         UserError
-            In every worker.
+            In every worker, if it is not.
         """
         own = np.zeros(self.count)
         own[self.index] = value
@@ -134,8 +133,8 @@ class Workers:
         if len(set(values)) > 1:
             listed = ", ".join(f"worker {i}: {v:.0f}" for i, v in enumerate(values))
             raise UserError(
-                f"workers differ in {what} ({listed}); the same command on every machine, with the "
-                "same data and --runs on a folder that all of them share, would fit"
+                f"workers differ in {what} ({listed}); run the same command on every machine, with "
+                "the same data and with --runs on a folder that all of them share"
             )
 
 
@@ -143,11 +142,11 @@ ALONE = Workers()
 
 
 def find_place(kvstore: str | None, environ: Mapping[str, str]) -> Place | None:
-    """Find the process's place in its environment.
+    """Find the process's place from its environment variables.
 
-    DMLC_ROLE and its companions tell it, or else the ranks of mpirun and srun: rank 0 is the
-    scheduler, the next DMLC_NUM_SERVER (one where that is not set) are the servers, the rest are
-    workers.
+    DMLC_ROLE and its companions come first. Otherwise it follows from the rank that mpirun or srun
+    gave: rank 0 is the scheduler, the next DMLC_NUM_SERVER ranks (1 if unset) are servers, the rest
+    are workers.
 
     Parameters
     ----------
@@ -163,15 +162,14 @@ def find_place(kvstore: str | None, environ: Mapping[str, str]) -> Place | None:
     Raises
     ------
     UserError
-        Where the environment is none for several machines, is incomplete, or contradicts itself or
-        ``kvstore``.
+        If the environment gives no place, is incomplete, or contradicts itself or ``kvstore``.
     """
     role = environ.get("DMLC_ROLE")
     if kvstore is None:
         if role is not None:
             raise UserError(
-                f"DMLC_ROLE: got {role!r} without --kvstore; --kvstore dist_sync would fit, or "
-                "DMLC_ROLE not set for a training in one process"
+                f"DMLC_ROLE: got {role!r} without --kvstore; add --kvstore dist_sync, or unset "
+                "DMLC_ROLE to train in one process"
             )
         return None
     if role is not None:
@@ -180,19 +178,19 @@ def find_place(kvstore: str | None, environ: Mapping[str, str]) -> Place | None:
         if rank in environ:
             return _from_launcher(environ, rank, size, local_size)
     raise UserError(
-        f"--kvstore {kvstore}: this process has no place among several; mpirun or srun would give "
-        f"it one, or DMLC_ROLE ({', '.join(_ROLES)}), DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, "
-        "DMLC_NUM_SERVER and DMLC_NUM_WORKER"
+        f"--kvstore {kvstore}: expected a process that mpirun or srun started, or the variables "
+        f"DMLC_ROLE ({', '.join(_ROLES)}), DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, DMLC_NUM_SERVER "
+        "and DMLC_NUM_WORKER, got neither"
     )
 
 
 def _from_dmlc(environ: Mapping[str, str]) -> Place:
     role = environ["DMLC_ROLE"]
     if role not in _ROLES:
-        raise UserError(f"DMLC_ROLE: got {role!r}; one of {', '.join(_ROLES)} would fit")
+        raise UserError(f"DMLC_ROLE: expected one of {', '.join(_ROLES)}, got {role!r}")
     host = environ.get("DMLC_PS_ROOT_URI")
     if not host:
-        raise UserError("DMLC_PS_ROOT_URI: is missing; the scheduler's host would fit")
+        raise UserError("DMLC_PS_ROOT_URI: expected the scheduler's host, but it is not set")
     return Place(
         role,
         host,
@@ -211,13 +209,13 @@ def _from_launcher(
     workers = size - 1 - servers
     if workers < 1:
         raise UserError(
-            f"{size_key}: got {size}; at least {servers + 2} processes would fit: the scheduler, "
-            f"{servers} for DMLC_NUM_SERVER, and a worker"
+            f"{size_key}: expected at least {servers + 2} processes (the scheduler, {servers} for "
+            f"DMLC_NUM_SERVER, and one worker), got {size}"
         )
     if environ.get("DMLC_NUM_WORKER", str(workers)) != str(workers):
         raise UserError(
-            f"DMLC_NUM_WORKER: got {environ['DMLC_NUM_WORKER']!r}; {workers} would fit, or the "
-            f"variable not set: so many of {size} processes are neither scheduler nor server"
+            f"DMLC_NUM_WORKER: expected {workers}, the number of {size} processes that are neither "
+            f"scheduler nor server, got {environ['DMLC_NUM_WORKER']!r}"
         )
     role = "scheduler" if rank == 0 else "server" if rank <= servers else "worker"
     host = environ.get("DMLC_PS_ROOT_URI") or _first_host(environ, size, local_size_key)
@@ -226,17 +224,18 @@ def _from_launcher(
 
 
 def _first_host(environ: Mapping[str, str], size: int, local_size_key: str | None) -> str:
-    """Where a launcher has started rank 0."""
+    """The host on which a launcher has started rank 0."""
     if local_size_key in environ:
         is_one_host, nodes = environ[local_size_key] == str(size), None
-    else:  # srun's, which may set PMI_RANK as well
+    else:  # srun, which may set PMI_RANK as well
         is_one_host = environ.get("SLURM_NNODES") == "1"
         nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
     if is_one_host:
         return "127.0.0.1"
     if nodes:
+        # node[01-04,7],login -> node01,login -> node01
         return re.sub(r"\[(\w+)[^]]*\]", r"\1", nodes).split(",")[0]
-    raise UserError("DMLC_PS_ROOT_URI: is missing; the host on which rank 0 runs would fit")
+    raise UserError("DMLC_PS_ROOT_URI: expected the host of rank 0, but it is not set")
 
 
 def _number(
@@ -244,24 +243,23 @@ def _number(
 ) -> int:
     text = environ.get(key, default)
     if text is None or not text.isdecimal() or int(text) not in allowed:
-        got = "is missing" if text is None else f"got {text!r}"
-        raise UserError(
-            f"{key}: {got}; a whole number from {allowed[0]} to {allowed[-1]} would fit"
-        )
+        got = "but it is not set" if text is None else f"got {text!r}"
+        raise UserError(f"{key}: expected an integer from {allowed[0]} to {allowed[-1]}, {got}")
     return int(text)
 
 
 @contextmanager
 def join(place: Place | None) -> Iterator[Workers]:
-    """Take one's place among the machines, and learn of it when another process is lost.
+    """Take part in a distributed training, and end when another of its processes is lost.
 
-    A server or the scheduler does not come to the body: it serves until the workers are done, and
-    exits. Whoever ends otherwise tells the others why, and all of them end.
+    Only workers run the body of the ``with`` statement. The scheduler and the servers serve until
+    the workers have finished, and then exit. A process that fails sends its reason to the others,
+    and all of them end.
 
     Parameters
     ----------
     place : Place or None
-        None for a training in this process alone.
+        None to train in this process alone.
 
     Yields
     ------
@@ -271,59 +269,62 @@ def join(place: Place | None) -> Iterator[Workers]:
         yield ALONE
         return
     os.environ.update(place.variables())
-    roll = _call_roll(place) if place.role == "scheduler" else _answer_roll(place)
+    heartbeat = _monitor(place) if place.role == "scheduler" else _member(place)
     kvstore = None
     try:
-        with _ended_by_ctrl_c():
+        with _default_sigint():
             from trnet.tensor.backend import mx
 
             kvstore = mx.kv.create("dist_sync")
-        roll.rename(f"worker {kvstore.rank} ({socket.gethostname()})")
+        heartbeat.rename(f"worker {kvstore.rank} ({socket.gethostname()})")
         yield Workers(kvstore.rank, kvstore.num_workers, kvstore)
-        # Freeing it waits for all others: now, while the roll call can still end the wait.
+        # Freeing the kvstore waits for all others. Do so now, while the heartbeat can still end it.
         kvstore.__del__()
         kvstore.handle = type(kvstore.handle)()
     except BaseException as error:
-        if isinstance(error, SystemExit) and not error.code:  # how a server or scheduler is done
-            roll.leave()
+        if isinstance(error, SystemExit) and not error.code:  # a server or scheduler has finished
+            heartbeat.leave()
             raise
-        roll.leave(_reason(error))
+        heartbeat.leave(_reason(error))
         atexit.register(_exit_at_once, _exit_code(error), kvstore)
         raise
-    roll.leave()
+    heartbeat.leave()
 
 
-def _call_roll(place: Place) -> RollCall:
-    """Listen, as the scheduler, where MXNet will: at an address, or everywhere for a name."""
+def _monitor(place: Place) -> Monitor:
+    """Listen, as the scheduler, where MXNet will: at an address, or on every interface for a name.
+
+    So both serve the same machines.
+    """
     is_address = re.fullmatch(r"[\d.]+", place.host) is not None
     if not is_address:
-        os.environ.setdefault("DMLC_USE_KUBERNETES", "1")  # or MXNet fails to listen at a name
+        os.environ.setdefault("DMLC_USE_KUBERNETES", "1")  # or MXNet cannot listen at a name
     host = place.host if is_address and "DMLC_USE_KUBERNETES" not in os.environ else ""
     try:
         socket.create_server((host, place.port)).close()  # MXNet would fail with a traceback
-        return RollCall((host, place.port + 1), place.servers + place.workers)
+        return Monitor((host, place.port + 1), place.servers + place.workers)
     except OSError as error:
         raise UserError(
-            f"DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT: got {place.host} and {place.port}; an address "
-            "of the scheduler's machine, and a port there that is free as the next one is, would "
-            f"fit: {os.strerror(error.errno)}"
+            "DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT: expected an address of the scheduler's machine, "
+            f"and a port that is free there, as must be the next; got {place.host} and {place.port}"
+            f": {os.strerror(error.errno)}"
         ) from None
 
 
-def _answer_roll(place: Place) -> Member:
-    """Go on the scheduler's roll, and be found by the others at the address that leads to it."""
+def _member(place: Place) -> Member:
+    """Join the scheduler's members, and make MXNet use this machine's address on the way to it."""
     member = Member((place.host, place.port + 1), f"a {place.role} ({socket.gethostname()})")
     if member.host is None or {"DMLC_NODE_HOST", "DMLC_INTERFACE"} & set(os.environ):
         return member
-    # A machine may know its own name as a local address, at which no other finds it.
+    # Its own name may resolve to a loopback address, at which no other machine finds it.
     if not member.host.startswith("127.") or place.host.startswith(("127.", "localhost")):
         os.environ["DMLC_NODE_HOST"] = member.host
     return member
 
 
 @contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
-    """End at once by Ctrl-C: while MXNet waits for others, Python would not hear of it."""
+def _default_sigint() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: Python's handler does not run while MXNet waits."""
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -332,7 +333,7 @@ def _ended_by_ctrl_c() -> Iterator[None]:
 
 
 def _exit_at_once(code: int, _kvstore: KVStore | None) -> None:
-    """Exit while the kvstore is still held: MXNet waits for all others where it is freed."""
+    """Exit while the kvstore is still referenced: freeing it would wait for all others."""
     os._exit(code)
 
 
@@ -343,7 +344,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """As :func:`trnet.command.run` has them."""
+    """The exit code that the command line gives for an error."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 2 if isinstance(error, UserError) else 1

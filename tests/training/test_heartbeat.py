@@ -1,0 +1,131 @@
+"""The heartbeat: who is missed, who is not, and what the others hear."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from training.helpers import wait_for
+
+from trnet.errors import UserError
+from trnet.training import heartbeat
+from trnet.training.heartbeat import Member, Monitor
+
+
+class Training:
+    """A monitor with two members: a real one, and a plain socket that the test writes to."""
+
+    def __init__(self, port: int) -> None:
+        self.address = ("127.0.0.1", port)
+        self.monitor_ends, self.member_ends = [], []
+        self.monitor = Monitor(self.address, 2, self.monitor_ends.append)
+        self.member = Member(self.address, "worker 0 (here)", self.member_ends.append)
+        self.other = socket.create_connection(self.address, timeout=10)
+        self.other.sendall(b"name a worker (there)\n")
+        assert self.other.recv(100) == b"welcome \n"
+
+    def assert_all_end(self, why: str) -> None:
+        wait_for(lambda: self.member_ends and self.monitor_ends, seconds=10)
+        time.sleep(0.1)
+        for ends in (self.member_ends, self.monitor_ends):
+            assert len(ends) == 1 and ends[0].startswith(why)
+
+    def assert_nobody_ends(self) -> None:
+        time.sleep(0.3)
+        assert self.member_ends == self.monitor_ends == []
+
+
+@pytest.fixture
+def training(port, monkeypatch) -> Training:
+    monkeypatch.setattr(heartbeat, "GRACE_PERIOD", 0.1)
+    return Training(port)
+
+
+def test_the_monitor_misses_one_that_is_gone(training):
+    training.other.sendall(b"name worker 1 (there)\n")
+    training.other.close()
+    training.assert_all_end("worker 1 (there) was lost; all others end")
+
+
+def test_the_monitor_misses_one_that_is_silent(training, monkeypatch):
+    monkeypatch.setattr(heartbeat, "TIMEOUT", 0.3)
+    training.assert_nobody_ends()  # one that does not beat yet may be in a long import
+    training.other.sendall(b"beat\n")
+    training.assert_all_end("a worker (there) was lost; all others end")
+
+
+def test_the_monitor_sends_the_others_why_one_ends(training):
+    training.other.sendall(b"goodbye no images:\t/data\n")
+    training.assert_all_end("a worker (there) ended: no images:")
+
+
+def test_the_monitor_lets_one_leave_that_has_finished(training):
+    training.other.sendall(b"goodbye\n")
+    training.other.close()
+    training.assert_nobody_ends()
+
+
+def test_the_monitor_ignores_strangers(training):
+    for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"goodbye cruel world\n", b"\xff" * 10_000):
+        with socket.create_connection(training.address) as stranger:
+            stranger.sendall(words)
+    training.assert_nobody_ends()
+
+
+def test_a_member_of_another_training_is_refused(training):
+    said = (
+        r"127\.0\.0\.1: .* already has all its servers and workers; use another DMLC_PS_ROOT_PORT"
+    )
+    with pytest.raises(UserError, match=said):
+        Member(training.address, "a worker (astray)")
+    training.assert_nobody_ends()
+
+
+def test_a_monitor_that_finishes_ends_nobody(training):
+    training.monitor.leave()
+    training.assert_nobody_ends()
+
+
+def test_a_monitor_that_fails_says_why(training):
+    training.monitor.leave("no MXNet here")
+    wait_for(lambda: training.member_ends, seconds=10)
+    assert training.member_ends == [f"the scheduler ({socket.gethostname()}) ended: no MXNet here"]
+
+
+def test_a_member_that_left_is_not_ended(training):
+    training.member.leave("its own reasons")
+    wait_for(lambda: training.monitor_ends, seconds=10)
+    assert training.member_ends == []
+
+
+@pytest.mark.parametrize("last_words", [b"", b"beat\n"], ids=["gone", "silent"])
+def test_a_member_misses_its_monitor(port, monkeypatch, last_words):
+    monkeypatch.setattr(heartbeat, "TIMEOUT", 0.3)
+    ends = []
+    with socket.create_server(("127.0.0.1", port)) as listener, ThreadPoolExecutor() as threads:
+        threads.submit(Member, ("127.0.0.1", port), "worker 0", ends.append)
+        scheduler, _ = listener.accept()
+        scheduler.sendall(b"welcome\n" + last_words)
+        if not last_words:
+            scheduler.close()
+        wait_for(lambda: ends, seconds=10)
+    assert len(ends) == 1 and ends[0].startswith("the scheduler (127.0.0.1) was lost; all others")
+
+
+def test_a_member_that_nobody_answers_warns(port, monkeypatch, capsys):
+    monkeypatch.setattr(heartbeat, "JOIN_TIMEOUT", 0.3)
+    member = Member(("127.0.0.1", port), "worker 0")
+    assert member.host is None
+    member.rename("worker 1")
+    member.leave("tired")
+    said = f"warning: no trnet scheduler answers at 127.0.0.1:{port}, so"
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_monitor_whose_members_do_not_join_warns(port, monkeypatch, capsys):
+    monkeypatch.setattr(heartbeat, "JOIN_TIMEOUT", 0.2)
+    Monitor(("127.0.0.1", port), 3)
+    time.sleep(0.4)
+    assert "warning: 0 of 3 servers and workers have joined" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""A run that resumes ends bit for bit as one that was never stopped; half precision does, too."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import mxnet as mx
+import numpy as np
+import pytest
+from training.helpers import CONFIG, CPU, ROOT, parameters, recipe, run, small_network
+
+from trnet.config import CosineSchedule
+from trnet.layers import TRL
+from trnet.training import checkpoint, loop
+from trnet.training.devices import Compute
+
+
+def test_a_run_resumes_bit_for_bit(blobs, tmp_path):
+    """Stopped after an epoch, and in the middle of one, with dropout and momentum."""
+    straight, resumed = small_network(dropout=0.3), small_network(dropout=0.3)
+    expected = run(straight, blobs, tmp_path / "straight", recipe(epochs=4))
+
+    class Stop(Exception):
+        pass
+
+    def stopping(batch_size, seed):
+        for step, batch in enumerate(blobs.train(batch_size, seed)):
+            if seed == (0, 3) and step == 2:
+                raise Stop
+            yield batch
+
+    broken = type(blobs)(blobs.train_size, blobs.validation_size, stopping, blobs.validation)
+    with pytest.raises(Stop):
+        run(resumed, broken, tmp_path / "resumed", recipe(epochs=4))
+    resumed = small_network(dropout=0.3)
+    metrics = run(resumed, blobs, tmp_path / "resumed", recipe(epochs=4))
+    for one, other in zip(parameters(straight), parameters(resumed)):
+        assert (one == other).all()
+    for key in ("epoch", "train_loss", "top1", "loss", "learning_rate"):
+        assert [row[key] for row in metrics] == [row[key] for row in expected]
+
+
+def script(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    """The whole program, killed with SIGKILL in the middle of an epoch."""
+
+    def command(runs):
+        settings = ["--set", "train.epochs=3", "--runs", str(tmp_path / runs)]
+        return script("train", str(CONFIG), *settings)
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command("killed"), env=environment, stderr=subprocess.PIPE)
+    folder = tmp_path / "killed/mnist/vgg_trl_8/seed0"
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not (folder / "result.json").exists()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    resumed = subprocess.run(command("killed"), env=environment, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumes after epoch 1 of 3" in resumed.stderr
+    straight = subprocess.run(command("straight"), env=environment, capture_output=True)
+    assert straight.returncode == 0
+    saved = [
+        mx.nd.load(f"{tmp_path}/{runs}/mnist/vgg_trl_8/seed0/checkpoints/epoch-0003/network.params")
+        for runs in ("killed", "straight")
+    ]
+    assert saved[0].keys() == saved[1].keys()
+    for name in saved[0]:
+        assert (saved[0][name].asnumpy() == saved[1][name].asnumpy()).all()
+
+
+CONSTANT = CosineSchedule(type="cosine", final=0.05)  # equal to the learning rate
+
+
+def half_network() -> TRL:
+    return TRL(3, (1, 3, 3, 3), prefix="half_")
+
+
+def test_half_precision_trains_with_its_loss_and_its_weights_in_single(blobs, tmp_path):
+    """A layer that computes in float16 learns what one in float32 does, and resumes bit for bit."""
+    settings = recipe(epochs=6, learning_rate=0.05, schedule=CONSTANT)
+    single = run(half_network(), blobs, tmp_path / "single", settings)
+    half, halves = Compute(CPU.devices, "float16"), {}
+    for name, stops in (("whole", [6]), ("parts", [2, 6])):
+        for epochs in stops:
+            network = half_network()
+            part = settings.model_copy(update={"dtype": "float16", "epochs": epochs})
+            metrics = run(network, blobs, tmp_path / name, part, compute=half)
+        halves[name] = metrics, parameters(network)
+    for one, other in zip(*(halves[name][1] for name in halves)):
+        assert one.dtype == np.float16
+        np.testing.assert_array_equal(one, other)
+    losses = [[row["train_loss"] for row in m] for m in (single, halves["whole"][0])]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert losses[0][-1] < 0.5 * losses[0][0]
+    states, _ = pickle.loads(
+        (tmp_path / "whole/checkpoints/epoch-0006/trainer.states").read_bytes()
+    )
+    master = [state[1] for state in states.values()]
+    assert master and all(weight.dtype == np.float32 for weight in master)
+    again = half_network()
+    loop.initialize(again, (1, 4, 4), 0, CPU)
+    checkpoint.load_network(tmp_path / "whole/checkpoints/epoch-0006", again, CPU.devices)
+    assert parameters(again)[0].dtype == np.float32  # as evaluate.py scores it on a CPU

@@ -1,0 +1,96 @@
+"""Run folders: results, runs that are finished, and what is refused before anything is trained."""
+
+import json
+
+import pytest
+from training.helpers import CONFIG, CPU, ROOT
+
+from trnet import config, experiment
+from trnet.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of one epoch: its runs folder, its config and its result."""
+    runs = tmp_path_factory.mktemp("runs")
+    chosen = config.load(CONFIG, ["train.epochs=1", "train.schedule.warmup_epochs=0"])
+    result = experiment.train(
+        chosen, config.load_baseline(CONFIG, chosen), runs, CPU.devices, show=False
+    )
+    return runs, chosen, result
+
+
+def test_a_result_says_what_it_is_of(finished):
+    runs, chosen, result = finished
+    folder = experiment.run_folder(runs, chosen)
+    assert folder == runs / "mnist/vgg_trl_8/seed0"
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert config.load(folder / "config.yaml") == chosen
+    assert (result["name"], result["suite"], result["seed"]) == ("vgg_trl_8", "mnist", 0)
+    assert result["config_hash"] == chosen.hash
+    assert result["dataset"] == {"name": "mnist", "train": 4000, "validation": 1000}
+    assert result["head_parameters"]["weights"] == 8 * 4 * 4 * 10 + 32 * 8 + 2 * 7 * 4 + 10 * 10
+    assert result["baseline_head_weights"] == 15680
+    assert result["space_savings"] == 1 - 1692 / 15680
+    assert result["versions"]["mxnet"] == "1.9.1"
+    assert result["images_per_second"] > 0 and "cores" in result["processor"]
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    runs, chosen, result = finished
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
+    assert experiment.train(chosen, None, runs, CPU.devices) == result
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before
+
+
+def test_another_config_does_not_touch_a_run(finished):
+    runs, _, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
+    other = config.load(CONFIG, ["train.epochs=2", "train.schedule.warmup_epochs=0"])
+    with pytest.raises(UserError, match=r"train\.epochs: 1 there, 2 here"):
+        experiment.train(other, None, runs, CPU.devices)
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before
+
+
+def test_one_process_trains_a_run_at_a_time(tmp_path):
+    chosen = config.load(CONFIG, ["train.epochs=2"])
+    folder = experiment.run_folder(tmp_path, chosen)
+    folder.mkdir(parents=True)
+    with experiment._held(folder):  # noqa: SIM117
+        with pytest.raises(UserError, match="another process is training it"):
+            experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
+
+
+def test_a_checkpoint_scores_as_its_epoch_did(finished):
+    runs, chosen, result = finished
+    folder = experiment.run_folder(runs, chosen)
+    for which in ("latest", "best"):
+        scored, epoch, scores = experiment.score(folder, which, CPU.devices)
+        assert (scored, epoch) == (chosen, 1)
+        assert scores.top1 == result["top1"] and scores.loss == pytest.approx(result["loss"])
+
+
+def test_half_precision_on_a_cpu_is_refused(tmp_path):
+    chosen = config.load(CONFIG, ["train.dtype=float16"])
+    with pytest.raises(UserError, match=r"^mnist/\S+: train\.dtype: got float16 on a CPU[^\n]*$"):
+        experiment.train(chosen, None, tmp_path, CPU.devices)
+    assert not list(tmp_path.iterdir())
+
+
+def test_savings_are_against_the_baseline_on_the_same_data(tmp_path):
+    overrides = ["dataset.name=synthetic", "dataset.size=64", "dataset.classes=3"]
+    path = ROOT / "configs/imagenet/resnet101_trl_50.yaml"
+    chosen = config.load(
+        path, [*overrides, "model.backbone=resnet18_v1", "model.head.rank=[50, 1, 1, 3]"]
+    )
+    baseline = config.load_baseline(path, chosen)
+    assert experiment.count(baseline).weights == 512 * 3
+    assert baseline.name == "resnet101"
+
+
+def test_evaluation_finds_data_that_moved(finished):
+    runs, chosen, _ = finished
+    with pytest.raises(UserError, match="'elsewhere'; mnist comes with the installation"):
+        experiment.score(
+            experiment.run_folder(runs, chosen), "latest", CPU.devices, root="elsewhere"
+        )

@@ -1,0 +1,110 @@
+# PYTHON_ARGCOMPLETE_OK
+"""The command ``trnet``: one module per subcommand, each with its arguments and what it runs.
+
+A module's docstring is its help, of which the first line stands in ``trnet --help``; ``EXAMPLES``
+closes it. ``add_arguments(parser)`` declares the arguments and ``run(options)`` does the work. It
+imports what it needs, so that help and mistakes in the arguments are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import indent
+from typing import NoReturn
+
+import trnet
+from trnet.cli import evaluate, plot, prepare, report, reproduce, tabulate, train, tune
+from trnet.errors import UserError
+from trnet.extras import named_if_missing
+
+COMMANDS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (train, evaluate, reproduce, tabulate, plot, tune, prepare, report)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a user's mistake ends in one line and exit code 2.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+    """
+    if not (3, 9) <= sys.version_info < (3, 12):
+        _stop("error: trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does", 2)
+    # The `plugins` of a config are modules, often in the folder that one works in, which Python
+    # does not search for an installed command. Last, so that no file there hides a package.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by: eval "$(register-python-argcomplete trnet)"
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    try:
+        options = parser.parse_args(arguments)
+        with named_if_missing(f"trnet {options.command}"):
+            COMMANDS[options.command].run(options)
+    except UserError as error:
+        _stop(f"error: {error}", 2)
+    except BrokenPipeError:  # of a pager that was left
+        sys.stderr.close()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"error: {error.filename}: {error.strerror}", 2)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command resumes after what is complete", 130)
+
+
+def door(command: str) -> None:
+    """Run a subcommand from the script of that name in ``scripts/``.
+
+    Python puts a script's own folder first on its path, where ``scripts/tabulate.py`` hides the
+    package ``tabulate``; so the folder is taken off it.
+    """
+    scripts = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [path for path in sys.path if not path or Path(path).resolve() != scripts]
+    main([command, *sys.argv[1:]])
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all subcommands."""
+    parser = _Parser(
+        prog="trnet",
+        description=trnet.__doc__,
+        epilog="`trnet COMMAND --help` describes a command and shows examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"trnet {trnet.__version__}")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+    for name, module in COMMANDS.items():
+        summary = module.__doc__.partition("\n")[0]
+        command = commands.add_parser(
+            name,
+            help=summary[0].lower() + summary[1:].rstrip("."),
+            description=module.__doc__,
+            epilog="examples:\n" + indent(module.EXAMPLES.strip(), "  "),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,56 @@
+"""Arguments that several subcommands share."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from trnet.errors import UserError
+
+
+def add_runs(parser: ArgumentParser) -> None:
+    """Add ``--runs``."""
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="run folders (default: runs)"
+    )
+
+
+def add_results(parser: ArgumentParser) -> None:
+    """Add ``--results``."""
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="published.yaml, and what was measured before (default: results)",
+    )
+
+
+def add_suite(parser: ArgumentParser) -> None:
+    """Add a suite, ``--runs`` and ``--results``."""
+    parser.add_argument("suite", type=Path, help="a folder of configs, such as configs/mnist")
+    add_runs(parser)
+    add_results(parser)
+
+
+def add_jobs(parser: ArgumentParser) -> None:
+    """Add ``--jobs``."""
+
+    def jobs(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise UserError(f"--jobs: expected an integer ≥ 1, got {text}")
+        return int(text)
+
+    parser.add_argument(
+        "--jobs",
+        type=jobs,
+        metavar="N",
+        help="runs at a time (default: one per core; one on GPUs)",
+    )
+
+
+def add_devices(parser: ArgumentParser) -> None:
+    """Add ``--devices``."""
+    parser.add_argument(
+        "--devices", default="auto", help="auto, cpu, cpu:0,1 or gpu:0,1,2,3 (default: auto)"
+    )

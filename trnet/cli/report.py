@@ -1,0 +1,46 @@
+"""Write tables, plots and claims again, without training.
+
+They are made from run folders and from what RESULTS notes of earlier runs: for each suite its
+tables and plots, and in RESULTS/claims.md every published claim with a verdict.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from trnet.cli import arguments
+
+EXAMPLES = """
+trnet report
+trnet report configs/mnist configs/fashion_mnist/rank
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add suites, and where the claims' suites, the runs and the results are."""
+    parser.add_argument(
+        "suites", nargs="*", type=Path, metavar="suite", help="a folder of configs (default: none)"
+    )
+    parser.add_argument(
+        "--configs",
+        type=Path,
+        default=Path("configs"),
+        metavar="DIR",
+        help="the folder of the suites that the claims name (default: configs)",
+    )
+    arguments.add_runs(parser)
+    arguments.add_results(parser)
+
+
+def run(options: Namespace) -> None:
+    """Write each suite's report, and the claims."""
+    from trnet import config, suite
+
+    for folder in options.suites:
+        configs = config.load_suite(folder)
+        beside = suite.beside(folder, options.runs, options.results)
+        suite.write_report(configs, options.runs, options.results, beside)
+        print(f"Written to {options.results / configs[0].suite}/")
+    suite.write_claims(options.configs, options.runs, options.results)
+    print(f"Written to {options.results / 'claims.md'}")

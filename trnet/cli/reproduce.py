@@ -1,0 +1,51 @@
+"""Train a suite, and write its tables and plots.
+
+Every experiment is trained from every seed, unless its result is there. A training that was stopped
+resumes after its last complete epoch. Tables and plots are written into RESULTS/<suite>/.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from trnet.cli import arguments
+from trnet.errors import UserError
+
+EXAMPLES = """
+trnet reproduce configs/mnist
+trnet reproduce configs/mnist --seeds 0,1,2,3,4 --jobs 1
+trnet reproduce configs/imagenet --seeds 0 --devices gpu:0,1,2,3
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add a suite, the seeds, and how it trains."""
+    arguments.add_suite(parser)
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas (default: 0,1,2)")
+    arguments.add_jobs(parser)
+    arguments.add_devices(parser)
+
+
+def run(options: Namespace) -> None:
+    """Train what is missing, report, and show the table."""
+    seeds = options.seeds.split(",")
+    if not all(seed.isdecimal() for seed in seeds) or len(set(map(int, seeds))) < len(seeds):
+        raise UserError(
+            f"--seeds: expected distinct integers ≥ 0 separated by commas, got {options.seeds!r}"
+        )
+
+    from trnet import config, suite
+    from trnet.report.table import table
+
+    configs = config.load_suite(options.suite)
+    suite.reproduce(
+        configs,
+        [int(seed) for seed in seeds],
+        options.runs,
+        options.results,
+        options.devices,
+        options.jobs,
+        suite.beside(options.suite, options.runs, options.results),
+    )
+    print(f"\n{table(suite.rows(configs, options.runs, options.results))}\n")
+    print(f"Written to {options.results / configs[0].suite}/")

@@ -1,0 +1,216 @@
+"""What every low-rank form of a weight W (I1, …, IN, O) has.
+
+Modes are counted from 1; the last mode, N + 1, is that of the output. The parameters live in the
+layer and are passed in as a dict by name, in the order of the formula.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import prod
+from numbers import Integral, Real
+from typing import ClassVar, Union
+
+import numpy as np
+
+from trnet.tensor.contraction import Product
+from trnet.tensor.initial import share_of_scale
+from trnet.tensor.plan import TRAINING, Step
+
+Rank = Union[int, float, str, tuple]
+Arrays = dict  # name of a parameter -> array
+
+
+class Factorization(ABC):
+    """A weight (I1, …, IN, O) in a low-rank form.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (I1, …, IN, O).
+    rank : int, float, str or tuple of int
+        As the form has it; a float in (0, 1] is that fraction of the full weight's parameters, and
+        ``"same"`` is 1.0.
+    pooled_modes : tuple of int
+        Modes that average pooling stood for, where the form ``supports_pooling``: their parameters
+        start with that average, and :meth:`decompose` takes a weight without these modes.
+
+    Attributes
+    ----------
+    title : str
+        The form's name in tables and plots. (Of the class.)
+    rank_form : str
+        What an exact rank is, for messages. (Of the class.)
+    supports_pooling : bool
+        (Of the class.)
+    shape : tuple of int
+    rank : int or tuple of int
+        Exact, also where a fraction was given.
+    pooled_modes : tuple of int
+        In ascending order.
+    parameter_shapes : dict of str to tuple of int
+        Shape of each parameter by its name, in the order of the formula.
+
+    Raises
+    ------
+    ValueError
+        For a rank that this shape cannot have; the message names the mode and what was expected.
+    """
+
+    title: ClassVar[str]
+    rank_form: ClassVar[str]
+    supports_pooling: ClassVar[bool] = False
+
+    def __init__(
+        self, shape: tuple[int, ...], rank: Rank, pooled_modes: tuple[int, ...] = ()
+    ) -> None:
+        self.shape = tuple(shape)
+        fraction = _fraction(rank)
+        self.rank = self._exact_rank(rank) if fraction is None else self._rank_of(fraction)
+        n_modes = len(self.shape) - 1
+        if pooled_modes and not self.supports_pooling:
+            raise ValueError(
+                f"pooled_modes: expected none for this factorization, {self.title}, "
+                f"got {pooled_modes!r}"
+            )
+        if not all(is_integer(mode) and 1 <= mode <= n_modes for mode in pooled_modes):
+            raise ValueError(
+                f"pooled_modes: expected modes from 1, the first after the batch, to {n_modes}, "
+                f"got {pooled_modes!r}"
+            )
+        self.pooled_modes = tuple(sorted(set(pooled_modes)))
+
+    @staticmethod
+    @abstractmethod
+    def parameter_names(n_modes: int) -> list[str]:
+        """Names of the parameters for N input modes."""
+
+    @staticmethod
+    @abstractmethod
+    def is_rank(rank: Rank) -> bool:
+        """Whether a value has the structure of an exact rank: :attr:`rank_form`."""
+
+    @staticmethod
+    @abstractmethod
+    def input_modes(rank: Rank) -> int | None:
+        """The number N of input modes, inferred from a rank; None where that is not possible."""
+
+    @property
+    @abstractmethod
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    @abstractmethod
+    def _exact_rank(self, rank: Rank) -> int | tuple[int, ...]:
+        """A rank that was checked against the shape; ValueError for any other."""
+
+    @abstractmethod
+    def _rank_of(self, fraction: float) -> int | tuple[int, ...]:
+        """The rank at which the form has this fraction of the full weight's parameters."""
+
+    @abstractmethod
+    def steps(self, reuse: float = TRAINING) -> tuple[Step, ...]:
+        """The steps of :meth:`products`, from the shapes alone."""
+
+    @abstractmethod
+    def products(self, F, parameters: Arrays, reuse: float = TRAINING) -> list[Product]:
+        """The products of ⟨X, W⟩_N, which never rebuild W; of arrays or symbols."""
+
+    @property
+    @abstractmethod
+    def latent_modes(self) -> list[tuple[str, int, int]]:
+        """The latent space's modes, each as a parameter, its axis along the mode, and the rank.
+
+        Pooled modes are left out: until they are trained, they carry one component only.
+        """
+
+    @abstractmethod
+    def reconstruct(self, tl, parameters: Arrays):
+        """The full weight (I1, …, IN, O), inside :func:`~trnet.tensor.backend.tensorly_scope`."""
+
+    @abstractmethod
+    def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """The parameters closest to a full weight (I1, …, IN, O); exact at full rank."""
+
+    @property
+    @abstractmethod
+    def _components(self) -> int:
+        """Squared norm of the weight that :meth:`_unit`'s parameters make."""
+
+    @abstractmethod
+    def _unit(self, name: str) -> np.ndarray:
+        """Random values of a parameter: orthonormal, as a matrix from its inputs to its outputs."""
+
+    def draw(self, name: str, weight_std: float) -> np.ndarray:
+        """Initial values of a parameter, drawn by MXNet's generator.
+
+        The full weight then has the root mean square ``weight_std``, and every parameter an even
+        share of the scale: of all shares, the one with which a step of SGD moves the full weight
+        least.
+        """
+        scale = weight_std * np.sqrt(prod(self.shape) / self._components)
+        names = list(self.parameter_shapes)
+        return self._unit(name) * share_of_scale(scale, len(names), name == names[-1])
+
+    @property
+    def averaging(self) -> dict[str, int]:
+        """Parameters that start as an average, each with the number of entries it averages."""
+        return {}
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(prod(shape) for shape in self.parameter_shapes.values())
+
+    @property
+    def dense_shape(self) -> tuple[int, int]:
+        """Shape (O, I1·…·IN) of the weight of the dense layer that this form replaces."""
+        return self.shape[-1], prod(self.shape[:-1])
+
+
+def factor_names(n_modes: int) -> list[str]:
+    """factor1, …, factor(N+1)."""
+    return [f"factor{mode}" for mode in range(1, n_modes + 2)]
+
+
+def is_integer(value) -> bool:
+    """Whether a value is a whole number of any type; a bool is not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_positive(value) -> bool:
+    """Whether a value is an integer ≥ 1."""
+    return is_integer(value) and value >= 1
+
+
+def are_positive(values) -> bool:
+    """Whether a value is a list of integers ≥ 1."""
+    return isinstance(values, (tuple, list)) and len(values) > 0 and all(map(is_positive, values))
+
+
+def check_ranks(rank: Rank, length: int, form: str) -> tuple:
+    """Refuse a rank that is not a list of so many integers."""
+    if not isinstance(rank, (tuple, list)) or len(rank) != length:
+        raise ValueError(f"rank: expected {form}: {length} integers here, got {rank!r}")
+    return tuple(rank)
+
+
+def check_rank(rank: int, bound: int, where: str) -> None:
+    """Refuse a rank that is not an integer from 1 to its bound; ``where`` it stands is named."""
+    if not is_integer(rank) or not 1 <= rank <= bound:
+        raise ValueError(f"rank for {where}: expected an integer from 1 to {bound}, got {rank!r}")
+
+
+def _fraction(rank: Rank) -> float | None:
+    """The fraction of the full weight's parameters that a rank asks for, if it is one."""
+    if isinstance(rank, str):
+        if rank != "same":
+            raise ValueError(f"rank: expected 'same' for a rank by name, got {rank!r}")
+        return 1.0
+    if isinstance(rank, Real) and not isinstance(rank, (Integral, bool)):
+        if not 0 < rank <= 1:
+            raise ValueError(
+                "rank: expected a fraction of the full weight's parameters, in (0, 1], for a rank "
+                f"as a float, got {rank!r}"
+            )
+        return float(rank)
+    return None

@@ -1,0 +1,146 @@
+"""CP: W = Σr u1r ∘ … ∘ uNr ∘ u(N+1)r, with rank R, the number of terms.
+
+    W (I1, …, IN, O)   Uk = (uk1, …, ukR) (Ik, R)   U(N+1) (O, R)
+
+⟨X, W⟩_N = U(N+1) · z, with zr = X ×1 u1rᵀ … ×N uNrᵀ. Cao and Rabusseau, *Tensor Regression
+Networks with various Low-Rank Tensor Approximations* (arXiv 1712.09520).
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from trnet.tensor.contraction import Product, componentwise_product, khatri_rao, make_product
+from trnet.tensor.factorizations.base import (
+    Arrays,
+    Factorization,
+    Rank,
+    factor_names,
+    is_positive,
+)
+from trnet.tensor.initial import leading_vectors, orthonormal
+from trnet.tensor.plan import TRAINING, Step
+
+_ALS_SWEEPS = 300
+
+
+class CP(Factorization):
+    """W = Σr u1r ∘ … ∘ uNr ∘ u(N+1)r, with rank R: the number of terms.
+
+    Parameters of the layer: ``factor1`` … Uk (Ik, R), the last of shape (O, R). Arguments and
+    attributes as in :class:`Factorization`.
+    """
+
+    title = "CP"
+    rank_form = "an integer"
+
+    @staticmethod
+    def parameter_names(n_modes: int) -> list[str]:
+        return factor_names(n_modes)
+
+    @staticmethod
+    def is_rank(rank: Rank) -> bool:
+        return is_positive(rank)
+
+    @staticmethod
+    def input_modes(rank: Rank) -> int | None:
+        return None
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        names = factor_names(len(self.shape) - 1)
+        return {name: (size, self.rank) for name, size in zip(names, self.shape)}
+
+    def _exact_rank(self, rank: Rank) -> int:
+        if not is_positive(rank):
+            raise ValueError(
+                f"rank: expected an integer ≥ 1, the number of terms, for CP, got {rank!r}"
+            )
+        return int(rank)
+
+    def _rank_of(self, fraction: float) -> int:
+        from tensorly.cp_tensor import validate_cp_rank
+
+        return max(1, validate_cp_rank(self.shape, fraction))
+
+    def steps(self, reuse: float = TRAINING) -> tuple[Step, ...]:
+        """Mode 1; all other modes component by component; the output."""
+        first, *others = self.shape[:-1]
+        # (I1, I2, …, IN) -> (R, I2, …, IN) -> (R,) -> (O,)
+        steps = [Step(1, 1, (first, *others), (self.rank, *others))]
+        if others:
+            steps.append(Step(2, len(others) + 1, (self.rank, *others), (self.rank,)))
+        return (*steps, Step(1, 1, (self.rank,), (self.shape[-1],)))
+
+    def products(self, F, parameters: Arrays, reuse: float = TRAINING) -> list[Product]:
+        first, *others, output = parameters.values()
+        project, *componentwise, classify = self.steps(reuse)
+        products = [make_product(F, project, first, transposed=True)]
+        for step in componentwise:
+            rows = [F.transpose(factor) for factor in others]  # (R, Ik) each
+            shapes = [(self.rank, size) for size in self.shape[1:-1]]
+            products.append(componentwise_product(F, step, khatri_rao(F, rows, shapes)))
+        return [*products, make_product(F, classify, output)]
+
+    @property
+    def latent_modes(self) -> list[tuple[str, int, int]]:
+        return [(list(self.parameter_shapes)[-1], 1, self.rank)]
+
+    def reconstruct(self, tl, parameters: Arrays):
+        return tl.cp_to_tensor((None, list(parameters.values())))
+
+    def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+        weight = weight.astype("float64", copy=False)
+        return dict(zip(self.parameter_shapes, self._exact_terms(weight) or self._fit(weight)))
+
+    def _exact_terms(self, weight: np.ndarray) -> list[np.ndarray] | None:
+        """One term per fibre along the longest mode, where the rank allows that many."""
+        longest = int(np.argmax(self.shape))
+        others = [size for mode, size in enumerate(self.shape) if mode != longest]
+        n_fibres = prod(others)
+        if self.rank < n_fibres:
+            return None
+        factors = [np.zeros((size, self.rank)) for size in self.shape]
+        factors[longest][:, :n_fibres] = np.moveaxis(weight, longest, 0).reshape(-1, n_fibres)
+        positions = iter(np.indices(others).reshape(len(others), -1))
+        for mode in range(len(self.shape)):
+            if mode != longest:
+                factors[mode][next(positions), np.arange(n_fibres)] = 1
+        return factors
+
+    def _fit(self, weight: np.ndarray) -> list[np.ndarray]:
+        """Alternating least squares from the leading singular vectors of each unfolding."""
+        from trnet.tensor.backend import tensorly_scope
+
+        if not weight.any():
+            return [np.zeros((size, self.rank)) for size in self.shape]
+        start = [
+            leading_vectors(np.moveaxis(weight, mode, 0).reshape(size, -1), self.rank)
+            for mode, size in enumerate(self.shape)
+        ]
+        # Thousands of small steps: ten times faster without MXNet's cost of launching each.
+        with tensorly_scope("numpy") as tl:
+            from tensorly.decomposition import parafac
+
+            init = (tl.ones(self.rank), start)
+            _, factors = parafac(
+                weight,
+                self.rank,
+                n_iter_max=_ALS_SWEEPS,
+                init=init,
+                tol=1e-9,
+                l2_reg=1e-12 * np.sum(weight**2),  # or a weight of low rank is a singular system
+            )
+        # An even share for every factor, so that each learns at the same rate.
+        norms = [np.linalg.norm(factor, axis=0) for factor in factors]
+        share = np.prod(norms, axis=0) ** (1 / len(factors))
+        return [f * (share / np.where(n > 0, n, 1)) for f, n in zip(factors, norms)]
+
+    @property
+    def _components(self) -> int:
+        return self.rank
+
+    def _unit(self, name: str) -> np.ndarray:
+        return orthonormal(*self.parameter_shapes[name])

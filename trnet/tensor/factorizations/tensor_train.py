@@ -1,0 +1,129 @@
+"""Tensor train: W(i1, …, iN, o) = G1(i1) G2(i2) ⋯ GN(iN) G(N+1)(o), with ranks (r1, …, rN).
+
+    W (I1, …, IN, O)   Gk (r(k-1), Ik, rk), with r0 = r(N+1) = 1 and I(N+1) = O
+
+⟨X, W⟩_N contracts one mode of X with one core after the other, from the first to the last. Cao and
+Rabusseau, *Tensor Regression Networks with various Low-Rank Tensor Approximations* (arXiv
+1712.09520).
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from math import prod
+
+import numpy as np
+
+from trnet.tensor.contraction import Product, make_product
+from trnet.tensor.factorizations.base import (
+    Arrays,
+    Factorization,
+    Rank,
+    are_positive,
+    check_rank,
+    check_ranks,
+)
+from trnet.tensor.initial import orthonormal
+from trnet.tensor.plan import TRAINING, Chain, Step
+
+
+class TensorTrain(Factorization):
+    """W(i1, …, iN, o) = G1(i1) G2(i2) ⋯ GN(iN) G(N+1)(o), with the inner ranks (r1, …, rN).
+
+    Parameters of the layer: ``core1`` … Gk (r(k-1), Ik, rk), with r0 = r(N+1) = 1. Arguments and
+    attributes as in :class:`Factorization`.
+    """
+
+    title = "tensor train"
+    rank_form = "a list [r1, …, rN] of integers"
+
+    @staticmethod
+    def parameter_names(n_modes: int) -> list[str]:
+        return [f"core{mode}" for mode in range(1, n_modes + 2)]
+
+    @staticmethod
+    def is_rank(rank: Rank) -> bool:
+        return are_positive(rank)
+
+    @staticmethod
+    def input_modes(rank: Rank) -> int | None:
+        return len(rank) if isinstance(rank, (tuple, list)) else None
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        edges = (1, *self.rank, 1)
+        names = self.parameter_names(len(self.shape) - 1)
+        return dict(zip(names, zip(edges, self.shape, edges[1:])))
+
+    @property
+    def _largest_ranks(self) -> list[int]:
+        """No cut of a tensor has a rank above the smaller side of its unfolding."""
+        cuts = range(1, len(self.shape))
+        return [min(prod(self.shape[:cut]), prod(self.shape[cut:])) for cut in cuts]
+
+    def _exact_rank(self, rank: Rank) -> tuple[int, ...]:
+        ranks = check_ranks(rank, len(self.shape) - 1, "(r1, …, rN), a tensor train's inner ranks")
+        for mode, (r, bound) in enumerate(zip(ranks, self._largest_ranks), start=1):
+            check_rank(r, bound, f"the cut after mode {mode}")
+        return tuple(map(int, ranks))
+
+    def _rank_of(self, fraction: float) -> tuple[int, ...]:
+        from tensorly.cp_tensor import validate_cp_rank
+        from tensorly.tt_tensor import validate_tt_rank
+
+        if len(self.shape) == 2:  # a train of two cores is a product of two matrices, as CP is
+            ranks = (validate_cp_rank(self.shape, fraction),)
+        else:
+            ranks = validate_tt_rank(self.shape, fraction)[1:-1]
+        return tuple(max(1, min(int(r), bound)) for r, bound in zip(ranks, self._largest_ranks))
+
+    @property
+    def _chain(self) -> Chain:
+        """Links G1, …, G(N+1); all but the last contract a mode of the input."""
+        modes = (*((size,) for size in self.shape[:-1]), ())
+        return Chain(modes, (1, *self.rank, self.shape[-1]))
+
+    def steps(self, reuse: float = TRAINING) -> tuple[Step, ...]:
+        return self._chain.steps(reuse)
+
+    def products(self, F, parameters: Arrays, reuse: float = TRAINING) -> list[Product]:
+        cores, chain, products = list(parameters.values()), self._chain, []
+        # (B, r(k-1)·Ik, I(k+1), …, IN) -> (B, rk, I(k+1), …, IN), or several cores at once
+        for first, last in chain.runs(reuse):
+            step, matrix = chain.step(first, last), reduce(F.dot, cores[first - 1 : last])
+            if first == len(cores):  # (rN, O, 1) needs no copy
+                produced = (self.shape[-1], 1)
+            else:
+                matrix = F.reshape(matrix, shape=(step.contracted, step.produced))
+                produced = ()
+            products.append(make_product(F, step, matrix, transposed=True, produced=produced))
+        return products
+
+    @property
+    def latent_modes(self) -> list[tuple[str, int, int]]:
+        return [(name, 2, r) for name, r in zip(self.parameter_shapes, self.rank)]
+
+    def reconstruct(self, tl, parameters: Arrays):
+        return tl.tt_to_tensor(list(parameters.values()))
+
+    def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+        from trnet.tensor.backend import tensorly_scope
+
+        with tensorly_scope() as tl:
+            from tensorly.decomposition import tensor_train
+
+            train = tensor_train(
+                tl.tensor(weight.astype("float64", copy=False)), rank=[1, *self.rank, 1]
+            )
+            cores = [core.asnumpy() for core in train]
+        return dict(zip(self.parameter_shapes, cores))
+
+    @property
+    def _components(self) -> int:
+        return self.rank[-1]
+
+    def _unit(self, name: str) -> np.ndarray:
+        before, size, after = self.parameter_shapes[name]
+        if name == list(self.parameter_shapes)[-1]:
+            return orthonormal(size, before).T.reshape(before, size, after)
+        return orthonormal(before * size, after).reshape(before, size, after)
