@@ -159,7 +159,7 @@ def _head_calls(calls: list[_Call]) -> list[_Call]:
 
 
 def _check(call: _Call) -> None:
-    """Refuse a block that none of our heads can stand in for."""
+    """Refuse a block that is not understood as part of a head."""
     if not isinstance(call.block, _UNDERSTOOD):
         raise ValueError(
             "expected dense layers, 1×1 convolutions, pooling, activations and dropout in the "
