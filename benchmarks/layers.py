@@ -8,10 +8,10 @@ with the same formula through TensorLy's MXNet backend, and with the floor: the 
 input and write the output once at the memory bandwidth, and to do the counted multiply-adds at the
 matrix rate, both measured in the same turns.
 
-A layer is measured where it stands in a network: behind a trunk that has just written its input.
-Here that trunk is one copy, whose own time is measured in the same turns and taken off, as is its
-memory where that is measured. Before every turn the caches are overwritten. Every case is measured
-in several processes, as the place that a tensor gets in memory changes its speed.
+A layer is measured where it stands in a network: after a backbone that has just written its input.
+Here that backbone is one copy, whose own time is measured in the same turns and subtracted, as is
+its memory where that is measured. Before every turn the caches are overwritten. Every case is
+measured in several processes, as the place that a tensor gets in memory changes its speed.
 """
 
 from __future__ import annotations
@@ -82,20 +82,20 @@ def measure(case: Case, batch: int, rounds: int, budget: float, process: int) ->
     """
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
     copy, square = yardsticks()
-    measured, trunk = {}, 0.0
+    measured, backbone = {}, 0.0
     for mode in MODES:
         functions = {name: run(way, x, mode) for name, way in ways(case).items()}
-        if mode == "forward":  # its backward would write a gradient that no trunk needs
-            functions["trunk"] = run(Behind(First()), x, mode)
+        if mode == "forward":  # its backward would write a gradient that no backbone needs
+            functions["backbone"] = run(Behind(First()), x, mode)
         if process > 0 or batch != ONE_BATCH:
             functions.pop("TensorLy, full weight", None)
         yardstick = {"copy": copy, "square": square}
         seconds = take_turns({**functions, **yardstick}, rounds, budget, copy)
         floor = floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("square"))
-        trunk = float(np.median(seconds.pop("trunk"))) if mode == "forward" else trunk
+        backbone = float(np.median(seconds.pop("backbone"))) if mode == "forward" else backbone
         for name in seconds:
             if not name.startswith("TensorLy"):
-                seconds[name] = [spent - trunk for spent in seconds[name]]
+                seconds[name] = [spent - backbone for spent in seconds[name]]
         measured[mode] = {"floor": floor, "seconds": seconds}
     return measured
 
@@ -103,15 +103,15 @@ def measure(case: Case, batch: int, rounds: int, budget: float, process: int) ->
 def measure_memory(case: Case, batch: int) -> list[dict]:
     """Rows of a case: what every way takes at the peak of forward and backward.
 
-    That is beside its parameters, their gradients and its input, which the trunk writes.
+    That is beside its parameters, their gradients and its input, which the backbone writes.
     """
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, PAGES)  # so that what is freed is the system's again
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
-    trunk = allocated(run(Behind(First()), x, MODES[0]))
+    backbone = allocated(run(Behind(First()), x, MODES[0]))
     rows = []
     for name, way in ways(case).items():
-        taken = allocated(run(way, x, MODES[1])) - (0 if name.startswith("TensorLy") else trunk)
+        taken = allocated(run(way, x, MODES[1])) - (0 if name.startswith("TensorLy") else backbone)
         rows.append({"case": case.name, "batch": batch, "what": name, "MiB": round(taken / MIB, 1)})
     told = ", ".join(f"{row['what']} {row['MiB']}" for row in rows)
     print(f"{case.name}, batch {batch}: MiB: {told}", flush=True)
@@ -226,10 +226,10 @@ def through_tensorly(case: Case) -> dict[str, Callable]:
 
 
 class Behind(HybridBlock):
-    """A head in a network: behind a trunk that only writes its input.
+    """A head in a network: after a backbone that only writes its input.
 
-    The trunk joins the first sample, which has a gradient, and the rest, which has none: so the
-    head's backward computes the input's gradient, and the trunk's next to nothing.
+    The backbone joins the first sample, which has a gradient, and the rest, which has none: so the
+    head's backward computes the input's gradient, and the backbone's next to nothing.
     """
 
     def __init__(self, *layers) -> None:

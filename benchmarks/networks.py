@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Measure a suite's networks on synthetic batches: images a second, and peak memory.
+"""Measure a suite's networks on synthetic batches: images per second, and peak memory.
 
 python benchmarks/networks.py configs/imagenet --batch 8
 
-Each baseline and the experiments that are measured against it take turns, step by step, in one
-process; ratios are of neighbouring turns. Peak memory is that of a process of its own that trains
-for two steps. Beside them stands the throughput of the input pipeline on photographs. Written to
-throughput.md beside the suite's results, and to benchmark/networks.csv.
+A baseline and the experiments that are measured against it take turns, step by step, in one
+process; ratios are those of neighbouring turns. Peak memory is that of a separate process that
+trains for two steps. The throughput of the input pipeline is measured on photographs. The script
+writes throughput.md beside the suite's results, and benchmark/networks.csv.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from trnet import config
 from trnet.config import Config
 
 WARM_UP = 3
-LEAST = 20.0  # seconds of turns, so that fast networks have many
+LEAST = 20.0  # seconds of turns, so that fast networks take many
 MEMORY_STEPS = 2
 PHOTOGRAPHS = 256
 KIB = 1024
@@ -79,12 +79,12 @@ def main() -> None:
 
 
 def take_turns(configs: Sequence[Config], batch: int, rounds: int) -> list[dict]:
-    """Seconds of training steps and of forwards, a list a config, measured turn by turn."""
+    """Seconds of training steps and of forwards, one list per config, measured turn by turn."""
     import mxnet as mx
 
     steps = [make_steps(c, batch) for c in configs]
     seconds = [{"train": [], "forward": []} for _ in configs]
-    # One kind behind the other: between them a static graph allocates its memory anew.
+    # One kind after the other: at each change a static graph allocates its memory again.
     for kind in ("train", "forward"):
         turn, begun = 0, time.perf_counter()
         while turn < WARM_UP + rounds or time.perf_counter() - begun < LEAST:
@@ -127,7 +127,7 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
 
 
 def peak_memory(chosen: Config, batch: int) -> float:
-    """MiB that a process takes at its peak to train for some steps."""
+    """Peak memory, in MiB, of a process that trains for a few steps."""
     import mxnet as mx
 
     step = make_steps(chosen, batch)["train"]
@@ -138,7 +138,7 @@ def peak_memory(chosen: Config, batch: int) -> float:
 
 
 def pipeline_throughput(threads: int) -> list[dict]:
-    """Images a second that the ImageNet pipelines give, from records and from a folder."""
+    """Images per second of the ImageNet pipelines, from records and from a folder."""
     from trnet.data import DATASETS, Request
     from trnet.data.records import prepare
 
@@ -161,7 +161,7 @@ def pipeline_throughput(threads: int) -> list[dict]:
 
 
 def best_rate(epoch: Callable, rounds: int = 3) -> float:
-    """Images a second of the fastest of some epochs, its first batch left out as a start."""
+    """Images per second of the fastest of some epochs, without its first batch."""
     rates = []
     for _ in range(rounds):
         batches = iter(epoch())
@@ -175,7 +175,7 @@ def best_rate(epoch: Callable, rounds: int = 3) -> float:
 
 
 def write_photographs(folder: Path) -> None:
-    """Photographs of ImageNet's usual size, 500×375, cut from scikit-image's, in two classes."""
+    """Write crops of photographs, of ImageNet's usual size 500×375, in two classes."""
     from PIL import Image
     from skimage import data
 
@@ -193,7 +193,7 @@ def write_photographs(folder: Path) -> None:
 
 
 def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options, cores) -> str:
-    """Lay out the measurements in Markdown."""
+    """Format the measurements in Markdown."""
     import tabulate
 
     from trnet import experiment
@@ -236,7 +236,7 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
 def summarize(
     group: Sequence[Config], batch: int, seconds: Sequence[dict], memory: Sequence[float]
 ) -> list[dict]:
-    """A row for each experiment of a group, whose first is the baseline."""
+    """One row per experiment of a group, whose first is the baseline."""
     rows = []
     for c, taken, peak in zip(group, seconds, memory):
         row = {"experiment": c.name, "batch": batch}
@@ -253,7 +253,7 @@ def summarize(
 
 
 def against(row: dict, kind: str) -> str:
-    """How many times the baseline's speed, by neighbouring turns."""
+    """Speed as a multiple of the baseline's, by neighbouring turns."""
     low, high = row[f"{kind}, quartile 1"], row[f"{kind}, quartile 3"]
     return f"{row[f'{kind}, × baseline']:.2f} ({low:.2f} to {high:.2f})"
 

@@ -4,7 +4,7 @@
 python benchmarks/operators.py
 
 MXNet's own profiler times every operator, each launched by itself, in the place that layers.py
-measures them in: behind a trunk, with the caches overwritten before every forward.
+measures them in: after a backbone, with the caches overwritten before every forward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layers import machine, run, ways, yardsticks
 from timing import in_own_process, write_csv
 
 TURNS = 40
-# What is the trunk's, or no operator: calls of MXNet's library, and the freeing of arrays.
+# What is the backbone's, or no operator: calls of MXNet's library, and the freeing of arrays.
 OTHERS = ("Concat", "elemwise_add", "DeleteVariable", "SetValueOp", "WaitForVar", "MX")
 
 

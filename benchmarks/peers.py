@@ -7,7 +7,7 @@ PyTorch runs in an environment of its own, made of benchmarks/requirements-peers
 stand beside MXNet's NumPy. The two processes alternate: while one computes some times, the other
 waits. Of every such turn the first time is left out, in which threads wake up. On both sides the
 caches are overwritten before every time, and the input is what was written last: on ours by the
-trunk of layers.py, whose time is taken off.
+backbone of layers.py, whose time is taken off.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def measure(
     key = {"case": case.name, "batch": batch, "mode": mode}
     copy, _ = yardsticks()
     turns = {
-        "trunk": partial(turn, run(Behind(First()), x, MODES[0]), copy),
+        "backbone": partial(turn, run(Behind(First()), x, MODES[0]), copy),
         "ours": partial(turn, run(ways(case)["ours"], x, mode), copy),
     }
     for way in peer.ask(do="prepare", **key):
@@ -96,8 +96,8 @@ def measure(
         for name, take in turns.items():
             if sum(seconds[name]) < budget:
                 seconds[name] += take()[1:]
-    trunk = float(np.median(seconds.pop("trunk")))
-    seconds["ours"] = [spent - trunk for spent in seconds["ours"]]
+    backbone = float(np.median(seconds.pop("backbone")))
+    seconds["ours"] = [spent - backbone for spent in seconds["ours"]]
     rows = [{**key, **row, "machine": f"{machine()}, {versions}"} for row in rows_of(seconds)]
     ours, *others = rows
     told = ", ".join(f"{row['ours/this']:.3g} of {row['what']}" for row in others)

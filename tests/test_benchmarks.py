@@ -48,8 +48,8 @@ def test_ratios_are_of_medians_with_quartiles_by_turn():
 
 
 @pytest.mark.parametrize("mode", ["forward", "forward and backward"])
-def test_a_case_is_measured_behind_a_trunk(mode):
-    """Every way has its time and the same floor, and the trunk is no way."""
+def test_a_case_is_measured_after_a_backbone(mode):
+    """Every way has its time and the same floor, and the backbone is no way."""
     import layers
     from cases import Case
 

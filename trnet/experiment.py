@@ -23,13 +23,13 @@ from trnet.files import Result, read_json, write_aside
 from trnet.models import (
     Network,
     ParameterCount,
+    attach_head,
     count_head,
-    exchange_head,
     load_pretrained,
     make_backbone,
-    space_savings,
     spatial_patterns,
 )
+from trnet.savings import space_savings
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
@@ -59,7 +59,7 @@ def build(config: Config) -> Network:
         backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
     with _naming(config, "model.head"):
         head = config.model.head.model_dump()
-        return exchange_head(backbone, head, dataset.shape, dataset.classes)
+        return attach_head(backbone, head, dataset.shape, dataset.classes)
 
 
 def count(config: Config) -> ParameterCount:

@@ -22,6 +22,7 @@ from trnet.report import claims, summary, table
 from trnet.report.claims import Finding
 from trnet.report.published import read_published
 from trnet.report.summary import Row
+from trnet.savings import space_savings
 
 _PATTERNS = 5  # of pixels that are drawn of every head
 
@@ -273,7 +274,7 @@ def findings(folder: Path, runs: Path, results: Path) -> list[Finding]:
             against = comparison.against or configs[name].baseline
             if against is None:
                 raise UserError(f"{path}: claims: {name!r} is a baseline; against is missing")
-            savings = 100 * (1 - weights[name] / weights[against])
+            savings = 100 * space_savings(weights[name], weights[against])
             change = summary.change(measured, configs[name], configs[against])
             settled = comparison.model_copy(update={"against": against})
             found.append(Finding(claim, settled, savings, change))

@@ -111,7 +111,7 @@ def test_a_layer_that_knows_no_shape_is_not_folded(refusal):
     ids=lambda head: head["type"],
 )
 def test_fold_a_network(head):
-    """The trunk's parameters are shared; what comes out is the same."""
+    """The backbone's parameters are shared, and the output is the same."""
     net = build_network("small_vgg2", head, (1, 28, 28), 10)
     net.initialize(mx.init.Xavier())
     x = normal(2, 1, 28, 28, dtype="float32")
@@ -119,9 +119,9 @@ def test_fold_a_network(head):
     folded = fold(net)
     folded.hybridize(static_alloc=True, static_shape=True)
     close(folded(x), expected, 1e-5)
-    trunk = net.features.collect_params()
-    assert trunk.keys() <= folded.collect_params().keys()
-    assert all(folded.collect_params()[name] is parameter for name, parameter in trunk.items())
+    backbone = net.features.collect_params()
+    assert backbone.keys() <= folded.collect_params().keys()
+    assert all(folded.collect_params()[name] is parameter for name, parameter in backbone.items())
 
 
 def test_fold_leaves_other_blocks_as_they_are():

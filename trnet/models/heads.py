@@ -1,8 +1,4 @@
-"""Heads: what turns the activation tensor (batch, C, H, W) into class scores.
-
-Adding a head is a function and a line in :data:`HEADS`; its keyword arguments are the keys of
-``model.head`` in a config.
-"""
+"""Heads: from the activation tensor (batch, C, H, W) to class scores, in the registry HEADS."""
 
 from __future__ import annotations
 
@@ -12,10 +8,10 @@ from mxnet.gluon import HybridBlock, nn
 
 from trnet.layers import TCL, TRL
 from trnet.models.backbones import Backbone
-from trnet.tensor.factorizations import Rank
+from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS, Rank
 
-SPATIAL_MODES = (2, 3)
-_DROPOUT = 0.5
+SPATIAL_MODES = (2, 3)  # H and W of the activation tensor (C, H, W)
+_DROPOUT = 0.5  # AlexNet's and VGG's
 
 
 def dense_head(
@@ -31,17 +27,18 @@ def dense_head(
     Parameters
     ----------
     backbone : Backbone
-        What the head is for.
+        The backbone that the head is for.
     in_shape : tuple of int
         (C, H, W) of the activation tensor.
     classes : int
     hidden : sequence of int, optional
         Units of the hidden dense layers; by default the backbone's own.
     dropout : float, optional
-        Behind every hidden layer: by default 0.5, and in the network's own head as it is there.
+        Rate of the dropout after every hidden layer: by default 0.5, and in the network's own head
+        the rate that it has.
     pooling : bool, optional
-        Whether global average pooling stands before the dense layers, or flattening: by default
-        what the network itself has.
+        Whether global average pooling precedes the dense layers, or flattening: by default the one
+        that the network itself has.
     """
     head = nn.HybridSequential(prefix="head_")
     if hidden is None and pooling in (None, backbone.pooling) and backbone.classes == classes:
@@ -52,6 +49,7 @@ def dense_head(
         return head
     with head.name_scope():
         pools = backbone.pooling if pooling is None else pooling
+        # (B, C, H, W) -> (B, C, 1, 1), which a dense layer flattens, or (B, C·H·W)
         head.add(nn.GlobalAvgPool2D() if pools else nn.Flatten())
         _add_dense(head, backbone.hidden if hidden is None else hidden, dropout, classes)
     return head
@@ -75,16 +73,16 @@ def tcl_head(
     rank : tuple of int
         (R1, R2, R3) of the TCL.
     norm : bool
-        Whether batch normalisation stands before and after the TCL.
+        Whether batch normalisation precedes and follows the TCL.
     """
     head = nn.HybridSequential(prefix="head_")
     with head.name_scope():
         if norm:
             head.add(nn.BatchNorm())
-        head.add(TCL(rank, in_shape))
+        head.add(TCL(rank, in_shape))  # (B, C, H, W) -> (B, R1, R2, R3)
         if norm:
             head.add(nn.BatchNorm())
-        head.add(nn.Flatten())
+        head.add(nn.Flatten())  # -> (B, R1·R2·R3)
         _add_dense(head, backbone.hidden if hidden is None else hidden, dropout, classes)
     return head
 
@@ -94,11 +92,11 @@ def trl_head(
     in_shape: tuple[int, ...],
     classes: int,
     rank: Rank,
-    factorization: str = "tucker",
+    factorization: str = DEFAULT,
     dropout: float = 0.0,
     pooling: bool | None = None,
 ) -> HybridBlock:
-    """A TRL in place of everything behind the activation tensor.
+    """A TRL in place of everything after the activation tensor.
 
     Parameters
     ----------
@@ -107,18 +105,19 @@ def trl_head(
     rank, factorization, dropout
         As in :class:`trnet.TRL`.
     pooling : bool, optional
-        Whether a Tucker TRL starts as global average pooling and a dense layer: by default where
-        the network itself pools.
+        Whether the TRL starts as global average pooling and a dense layer: by default if the
+        network itself pools and the factorisation supports it.
     """
     pools = backbone.pooling if pooling is None else pooling
-    starts_pooled = pools and factorization == "tucker"
+    # The layer itself refuses the name of an unknown factorisation.
+    supports = getattr(FACTORIZATIONS.get(factorization), "supports_pooling", False)
     return TRL(
         classes,
         rank,
         in_shape,
         factorization,
         dropout=dropout,
-        pooled_modes=SPATIAL_MODES if starts_pooled else (),
+        pooled_modes=SPATIAL_MODES if pools and supports else (),
         prefix="head_",
     )
 
@@ -137,3 +136,23 @@ HEADS: dict[str, Callable[..., HybridBlock]] = {
     "tcl": tcl_head,
     "trl": trl_head,
 }
+"""The registry of heads: a type, and a function that makes a head of that type.
+
+The types are values of ``model.head.type`` in a config, and of ``head["type"]`` in
+:func:`~trnet.models.attach_head`. The function is called with the :class:`Backbone`, the shape
+(C, H, W) of the activation tensor, and the number of classes; its further arguments, by keyword,
+are the other keys of ``model.head``. A plugin registers a head by assignment, and a config whose
+``plugins`` name the plugin's module can use it::
+
+    from trnet.models import HEADS
+
+
+    def my_head(backbone, in_shape, classes, units=64):
+        head = nn.HybridSequential(prefix="head_")
+        with head.name_scope():
+            head.add(nn.Flatten(), nn.Dense(units, activation="tanh"), nn.Dense(classes))
+        return head
+
+
+    HEADS["mine"] = my_head  # in a config: head: {type: mine, units: 32}
+"""

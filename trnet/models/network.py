@@ -1,13 +1,16 @@
-"""A trunk and a head, joined as GluonCV joins them."""
+"""A backbone and a head, joined as GluonCV joins them."""
 
 from __future__ import annotations
+
+from inspect import signature
 
 from mxnet.gluon import HybridBlock, nn
 
 from trnet.layers.block import TensorBlock
-from trnet.models.backbones import Backbone, make_backbone
+from trnet.models.backbones import Backbone
 from trnet.models.heads import HEADS
-from trnet.models.tail import output_shape
+from trnet.models.shapes import output_shape
+from trnet.models.zoo import make_backbone
 
 
 class Network(HybridBlock):
@@ -16,7 +19,7 @@ class Network(HybridBlock):
     Parameters
     ----------
     features : HybridBlock
-        The trunk, to the activation tensor.
+        The backbone's, to the activation tensor.
     output : HybridBlock
         The head.
 
@@ -45,9 +48,9 @@ def build_network(
     Parameters
     ----------
     backbone : str
-        A key of :data:`trnet.models.backbones.BACKBONES`, or a classification network of GluonCV.
+        A key of :data:`trnet.models.BACKBONES`, or a classification network of GluonCV.
     head : dict
-        ``type``, a key of :data:`trnet.models.heads.HEADS`, and that head's arguments.
+        ``type``, a key of :data:`trnet.models.HEADS`, and the keyword arguments of its function.
     image_shape : tuple of int
         (channels, height, width).
     classes : int
@@ -60,48 +63,59 @@ def build_network(
     Raises
     ------
     ValueError
-        For an unknown network or one whose head is not understood, and where the head does not
-        fit the activation tensor; the message names mode and rank.
+        For an unknown network or one whose head is not understood, and as :func:`attach_head`.
     """
-    return exchange_head(make_backbone(backbone, image_shape, classes), head, image_shape, classes)
+    return attach_head(make_backbone(backbone, image_shape, classes), head, image_shape, classes)
 
 
-def exchange_head(
+def attach_head(
     backbone: Backbone, head: dict, image_shape: tuple[int, int, int], classes: int
 ) -> Network:
-    """Give a network whose head was taken off another.
+    """Attach a head to a backbone.
 
     Parameters
     ----------
     backbone : Backbone
-        As :func:`~trnet.models.backbones.exchangeable` makes it of any classification network.
+        As :func:`~trnet.models.remove_head` makes it from any classification network.
     head, image_shape, classes
         As in :func:`build_network`.
 
     Returns
     -------
     Network
-        With the backbone's own trunk, whose parameters are as they were.
+        With the backbone's own ``features``, whose parameters are as they were.
+
+    Raises
+    ------
+    ValueError
+        For an unknown type of head, arguments that it does not take, and a rank that the activation
+        tensor does not allow; the message names mode and rank.
     """
     arguments = dict(head)
-    make_head = HEADS[arguments.pop("type")]
-    in_shape = output_shape(backbone.trunk, image_shape)
-    return Network(backbone.trunk, make_head(backbone, in_shape, classes, **arguments))
+    kind = arguments.pop("type")
+    if kind not in HEADS:
+        raise ValueError(f"type: expected one of {', '.join(HEADS)}, got {kind!r}")
+    in_shape = output_shape(backbone.features, image_shape)  # (C, H, W)
+    try:
+        call = signature(HEADS[kind]).bind(backbone, in_shape, classes, **arguments)
+    except TypeError as error:
+        raise ValueError(f"{kind}: {error}") from None
+    return Network(backbone.features, HEADS[kind](*call.args, **call.kwargs))
 
 
 def fold(block: HybridBlock) -> HybridBlock:
-    """A trained network for inference, with its tensor layers folded and all else shared.
+    """Fold the tensor layers of a trained network, for inference.
 
     Parameters
     ----------
     block : HybridBlock
-        A network of ours, or a tensor layer, also within ``HybridSequential``; in any other block
+        A :class:`Network` or a tensor layer, also within ``HybridSequential``; in any other block
         the layers stay as they are.
 
     Returns
     -------
     HybridBlock
-        To be hybridized and exported.
+        To be hybridized and exported. It shares the parameters of all other layers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Trained weights: the trunk loaded, and the head started from the trained one where it can be."""
+"""Trained weights: loads the backbone, and starts the head from the trained one if possible."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, Parameter, nn
 
 from trnet.layers import TCL, TRL
-from trnet.models.backbones import BACKBONES, Backbone, make_backbone
+from trnet.models.backbones import BACKBONES, Backbone
+from trnet.models.head_removal import LINEAR, POOLING
 from trnet.models.heads import SPATIAL_MODES
 from trnet.models.network import Network
-from trnet.models.tail import LINEAR, POOLING
+from trnet.models.zoo import make_backbone
 from trnet.tensor.backend import mx
-from trnet.tensor.factorizations import Tucker
 
 Arrays = Mapping[str, mx.nd.NDArray]
 Layer = tuple[mx.nd.NDArray, "mx.nd.NDArray | None"]  # weight (units, inputs), and bias
 
 _LINEAR_OR_PASSIVE = (*LINEAR, *POOLING, nn.Dropout, nn.Flatten)
-_AFRESH = "the head starts afresh"
-_SHOWN = 3  # of the parameters that do not fit
+_UNTRAINED = "the head starts untrained"
+_SHOWN = 3  # parameters of another shape, in a message
 
 
 def load_pretrained(
@@ -34,15 +34,15 @@ def load_pretrained(
 ) -> str:
     """Load trained weights into an initialised network.
 
-    The trunk is loaded as a whole. The head is loaded where the file has the very same; else it
-    starts from the trained dense layers: a TRL decomposes the only one there is, and dense layers
-    are taken over where their shapes agree. The rest stays as it was initialised.
+    The backbone is loaded completely. The head is loaded if the file has exactly the same one. Else
+    it starts from the trained dense layers: a TRL decomposes the layer if there is only one, and
+    dense layers are copied if their shapes agree. The rest stays as it was initialised.
 
     Parameters
     ----------
     network : Network
     backbone : str
-        What the network was built from; see :func:`~trnet.models.network.build_network`.
+        The name that the network was built from; see :func:`~trnet.models.network.build_network`.
     source : str or True
         A ``.params`` file of GluonCV's network or of a :class:`Network` on the same backbone, such
         as a checkpoint's; True for GluonCV's store.
@@ -57,7 +57,8 @@ def load_pretrained(
     Raises
     ------
     ValueError
-        For a file that is missing, holds no parameters or does not fit, naming the parameters.
+        For a file that is missing, holds no parameters or is not of this network; the message names
+        the parameters.
     """
     try:
         arrays = _from_store(backbone) if source is True else _read(Path(source))
@@ -74,16 +75,16 @@ def _start(
     classes: int,
 ) -> str:
     own = network._collect_params_with_prefix()
-    if arrays.keys() == own.keys() and not _misfits(own, arrays):
+    if arrays.keys() == own.keys() and not _differences(own, arrays):
         _assign(own, arrays)
         return "the head is the file's"
     donor = make_backbone(backbone, image_shape, classes)
-    trunk = network.features._collect_params_with_prefix()
-    ours = {f"features.{name}": parameter for name, parameter in trunk.items()}
-    theirs = _named_by_gluoncv(donor, trunk)
+    features = network.features._collect_params_with_prefix()
+    ours = {f"features.{name}": parameter for name, parameter in features.items()}
+    theirs = _named_by_gluoncv(donor, features)
     names = max(ours, theirs, key=lambda names: len(names.keys() & arrays.keys()))
     extra = [n for n in arrays if n not in names and n not in donor.names and n[:7] != "output."]
-    _refuse(_misfits(names, arrays) + [f"{name} is not known there" for name in extra])
+    _refuse(_differences(names, arrays) + [f"got an unknown {name}" for name in extra])
     _assign(names, arrays)
     if names is ours:
         return _start_head(network.output, _layers_of_ours(arrays), is_linear=True)
@@ -93,17 +94,17 @@ def _start(
 
 
 def _from_store(name: str) -> Arrays:
-    """Parameters of a network in GluonCV's store, downloaded unless they are there."""
+    """Parameters of a network in GluonCV's store, downloaded unless they are already here."""
     if name in BACKBONES:
-        raise ValueError(f"GluonCV's store has no {name}; a .params file would do")
+        raise ValueError(f"GluonCV's store has no {name}; use a .params file")
     from gluoncv.model_zoo import get_model
 
     try:
         network = get_model(name, pretrained=True)
-    except Exception as error:  # whatever downloading, unzipping and the store's table raise
+    except Exception as error:  # downloading, unzipping and the store's table raise many kinds
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(
-            f"GluonCV's store gives no weights of {name} ({reason}); a .params file would do"
+            f"GluonCV's store gives no weights of {name} ({reason}); use a .params file"
         ) from None
     return {name: p.data() for name, p in network._collect_params_with_prefix().items()}
 
@@ -115,16 +116,16 @@ def _read(path: Path) -> Arrays:
         arrays = mx.nd.load(str(path))
     except MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"not a whole .params file: {reason}") from None
+        raise ValueError(f"expected a complete .params file: {reason}") from None
     if not isinstance(arrays, dict) or not arrays:
-        raise ValueError("holds no parameters by name")
+        raise ValueError("expected parameters by name, got none")
     return arrays
 
 
-def _named_by_gluoncv(donor: Backbone, trunk: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """The trunk's parameters by the names that GluonCV's whole network has for them."""
-    places = {p: name for name, p in donor.trunk._collect_params_with_prefix().items()}
-    return {name: trunk[places[p]] for name, p in donor.names.items() if p in places}
+def _named_by_gluoncv(donor: Backbone, features: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """The backbone's parameters by the names that GluonCV's whole network has for them."""
+    places = {p: name for name, p in donor.features._collect_params_with_prefix().items()}
+    return {name: features[places[p]] for name, p in donor.names.items() if p in places}
 
 
 def _layers_by_gluoncv(donor: Backbone, arrays: Arrays) -> list[Layer]:
@@ -137,51 +138,52 @@ def _layers_by_gluoncv(donor: Backbone, arrays: Arrays) -> list[Layer]:
     for block in linear:
         weight = arrays[names[block.weight]]
         bias = None if block.bias is None else arrays.get(names[block.bias])
+        # A 1×1 convolution's (units, inputs, 1, 1) -> (units, inputs)
         layers.append((weight.reshape((weight.shape[0], -1)), bias))
     return layers
 
 
 def _layers_of_ours(arrays: Arrays) -> list[Layer]:
-    """Trained dense layers of a head of ours that has no others, in order."""
+    """Trained layers of a :class:`Network`'s head that consists of dense ones only, in order."""
     head = [name.split(".") for name in arrays if name.startswith("output.")]
     if any(len(parts) != 3 or parts[2] not in ("weight", "bias") for parts in head):
-        return []  # behind a TCL they have learned from something else
+        return []  # after a TCL, dense layers have learnt from another input
     places = sorted({int(place) for _, place, _ in head})
     return [(arrays[f"output.{i}.weight"], arrays.get(f"output.{i}.bias")) for i in places]
 
 
 def _start_head(head: HybridBlock, layers: list[Layer], is_linear: bool) -> str:
-    """Start a head from trained dense layers, and say how.
+    """Start a head from trained dense layers; returns how it starts.
 
-    ``is_linear`` tells whether a single one is all that the trained head computes.
+    ``is_linear`` says that a trained head of one dense layer computes nothing else.
     """
     if isinstance(head, TRL):
         started = is_linear and len(layers) == 1 and _start_trl(head, *layers[0])
-        return "the head decomposes the trained dense layer" if started else _AFRESH
+        return "the head decomposes the trained dense layer" if started else _UNTRAINED
     blocks = list(head._children.values())
     dense = [block for block in blocks if isinstance(block, LINEAR)]
     pairs = list(zip(reversed(dense), reversed(layers)))
-    if not any(isinstance(block, TCL) for block in blocks):  # which changes what the first sees
+    if not any(isinstance(block, TCL) for block in blocks):  # a TCL changes the first one's input
         pairs += zip(dense, layers)
-    fitting = {pair[0]: pair[1] for pair in pairs if _same_shapes(pair)}
-    for block, (weight, bias) in fitting.items():
+    copied = {block: layer for block, layer in pairs if _is_same_shape(block, layer)}
+    for block, (weight, bias) in copied.items():
         block.weight.set_data(weight.reshape(block.weight.shape))
         if bias is not None:
             block.bias.set_data(bias)
-    return f"{len(fitting)} of the head's {len(dense)} dense layers are trained"
+    return f"{len(copied)} of the head's {len(dense)} dense layers are trained"
 
 
-def _same_shapes(pair: tuple[HybridBlock, Layer]) -> bool:
-    block, (weight, bias) = pair
+def _is_same_shape(block: HybridBlock, layer: Layer) -> bool:
+    weight, bias = layer
     units, *inputs = block.weight.shape
     return (units, prod(inputs)) == weight.shape and (block.bias is None) is (bias is None)
 
 
 def _start_trl(trl: TRL, weight: mx.nd.NDArray, bias: mx.nd.NDArray | None) -> bool:
-    """Decompose a dense layer on the flattened or, for Tucker, on the pooled activation tensor."""
+    """Decompose a dense layer on the flattened or, if supported, on the pooled activations."""
     units, inputs = weight.shape
     is_flattened = inputs == prod(trl.in_shape)
-    is_pooled = inputs == trl.in_shape[0] and isinstance(trl.factorization, Tucker)
+    is_pooled = inputs == trl.in_shape[0] and trl.factorization.supports_pooling
     if units != trl.units or not (is_flattened or is_pooled):
         return False
     dense = nn.Dense(units, use_bias=bias is not None, in_units=inputs, prefix="trained_")
@@ -193,20 +195,21 @@ def _start_trl(trl: TRL, weight: mx.nd.NDArray, bias: mx.nd.NDArray | None) -> b
     return True
 
 
-def _misfits(parameters: Mapping[str, Parameter], arrays: Arrays) -> list[str]:
-    """What of some parameters is not in a file, or has another shape there."""
+def _differences(parameters: Mapping[str, Parameter], arrays: Arrays) -> list[str]:
+    """The parameters that are missing in a file, or have another shape there."""
     missing = [f"{name} is missing" for name in parameters if name not in arrays]
     return missing + [
-        f"{name} is {arrays[name].shape}, and {parameter.shape} would fit"
+        f"expected {name} of shape {parameter.shape}, got {arrays[name].shape}"
         for name, parameter in parameters.items()
         if name in arrays and arrays[name].shape != parameter.shape
     ]
 
 
-def _refuse(misfits: list[str]) -> None:
-    if misfits:
-        more = f"; {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
-        raise ValueError(f"does not fit the network: {'; '.join(misfits[:_SHOWN])}{more}")
+def _refuse(differences: list[str]) -> None:
+    if differences:
+        more = f"; {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        shown = "; ".join(differences[:_SHOWN])
+        raise ValueError(f"the weights of another network: {shown}{more}")
 
 
 def _assign(parameters: Mapping[str, Parameter], arrays: Arrays) -> None:

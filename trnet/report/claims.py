@@ -1,8 +1,8 @@
-"""Published claims, and what our measurements say of them.
+"""Published claims, and the verdicts of our measurements on them.
 
-A claim is a range for the change of Top-1 against a baseline. It is supported where the whole 95 %
-interval of the change that we measure lies in that range, not supported where all of it is worse or
-better than that, and undecided else.
+A claim is a range for the change of Top-1 against a baseline. It is supported if the whole 95 %
+interval of the change that we measure is in that range, not supported if the whole interval is
+worse or better, and undecided otherwise.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ VERDICTS = (WORSE, BETTER, "undecided", "supported", NOT_MEASURED)
 
 @dataclass(frozen=True)
 class Finding:
-    """What one experiment says of a claim.
+    """The evidence of one experiment for or against a claim.
 
     Attributes
     ----------
     claim : Claim
     comparison : Comparison
-        With ``against`` filled in.
+        With ``against`` given.
     space_savings : float
         In percent, against the other head of the comparison.
     change : Measurement or None
@@ -48,7 +48,7 @@ class Finding:
 
 
 def judge(change: Measurement | None, low: float, high: float) -> str:
-    """What a change of Top-1 over seeds says of the claim that it lies from ``low`` to ``high``."""
+    """The verdict of a measured change of Top-1 on the claim that it is in (``low``, ``high``)."""
     if change is None:
         return NOT_MEASURED
     if change.interval is None:
@@ -62,7 +62,7 @@ def judge(change: Measurement | None, low: float, high: float) -> str:
 
 
 def details(findings: Sequence[Finding]) -> str:
-    """Every finding in Markdown, those first that are not as published."""
+    """All findings in Markdown; those that are not as published come first."""
     order = sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict))
     return _table(
         {
@@ -78,7 +78,7 @@ def details(findings: Sequence[Finding]) -> str:
 
 
 def overview(findings: Sequence[Finding]) -> str:
-    """A line a claim in Markdown: how many of the experiments that test it say what."""
+    """One line per claim in Markdown: how many of its experiments have which verdict."""
     by_claim: dict[Claim, list[Finding]] = {}
     for finding in findings:
         by_claim.setdefault(finding.claim, []).append(finding)
@@ -98,10 +98,10 @@ def _changes(findings: Sequence[Finding]) -> str:
 
 def _verdicts(findings: Sequence[Finding]) -> str:
     counts = {v: sum(f.verdict == v for f in findings) for v in VERDICTS}
-    told = [(v, n) for v, n in counts.items() if n]
-    if len(told) == 1:
-        return f"**{told[0][0]}**"
-    return ", ".join(f"**{v}** {n} of {len(findings)}" for v, n in told)
+    found = [(v, n) for v, n in counts.items() if n]
+    if len(found) == 1:
+        return f"**{found[0][0]}**"
+    return ", ".join(f"**{v}** {n} of {len(findings)}" for v, n in found)
 
 
 def _range(claim: Claim) -> str:

@@ -1,9 +1,10 @@
-"""The plots of a suite: accuracy against rank and savings, and against epochs; spatial patterns."""
+"""Plots of a suite: accuracy by rank and savings, accuracy by epoch, patterns of pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from math import ceil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from trnet.errors import UserError
 from trnet.report.summary import Row
 
+# Marker and colour of a kind of head.
 _STYLES = {
     "TRL": ("o", "tab:blue"),
     "TRL, tensor dropout": ("v", "tab:cyan"),
@@ -34,10 +36,12 @@ _STYLES = {
     "dense": ("*", "dimgray"),
 }
 
-_OTHER_STYLE = ("h", "tab:gray")
+# For kinds of other heads, in turn. Four and five have no common factor: 20 styles.
+_MORE_MARKERS = ("h", "p", "8", "H")
+_MORE_COLORS = ("teal", "goldenrod", "magenta", "navy", "indigo")
 
 _COLLAPSE = 20.0  # points between the best and the worst Top-1
-_SMALLEST_ERROR = 0.5
+_SMALLEST_ERROR = 0.5  # in percent; keeps the logarithm of an error finite
 _TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5)
 _MOST_COLUMNS = 3
 
@@ -45,10 +49,10 @@ _MOST_COLUMNS = 3
 def plot_rank_accuracy(
     rows: Sequence[Row], title: str, path: Path, beside: Sequence[Row] = ()
 ) -> None:
-    """Draw Top-1 against rank, with the space savings under each rank, a panel a baseline.
+    """Draw Top-1 by rank, with the space savings under each rank: one panel per baseline.
 
-    The baseline is a line. Measured points have their 95 % intervals as bars; the published curve
-    is dashed, where there is one.
+    The baseline is a line. Bars show the 95 % intervals of what was measured; published curves are
+    dashed.
 
     Parameters
     ----------
@@ -56,14 +60,15 @@ def plot_rank_accuracy(
         A suite.
     title : str
     path : Path
-        A file to write, of any type that matplotlib knows.
+        The file to write, of any type that matplotlib supports.
     beside : sequence of Row
-        Another suite, of which the published curves are drawn in panels of their own.
+        Another suite, whose published curves are drawn in panels of their own.
 
     Raises
     ------
     UserError
-        Where no accuracy is known, published or measured, or matplotlib knows no such file.
+        If no accuracy is known, published or measured, or matplotlib does not support the file's
+        type.
     """
     panels = [panel for panel in map(_known, _panels(rows)) if panel]
     if not panels:
@@ -72,13 +77,14 @@ def plot_rank_accuracy(
     panels += [panel for panel in map(_known, _panels(published)) if panel]
     widths = [max(4.2, 0.95 * (len(panel) - 1) + 1.0) for panel in panels]
     figure, grid = _grid(path, widths, title)
+    styles = _styles(row.kind for panel in panels for row in panel[1:])
     for axes, panel in zip(grid, panels):
-        _draw_panel(axes, panel, named=len(panels) > 1)
+        _draw_panel(axes, panel, styles, named=len(panels) > 1)
     _save(figure, path)
 
 
 def plot_learning_curves(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw Top-1 after every epoch, the mean over the seeds, a panel a baseline.
+    """Draw Top-1 after every epoch, the mean over the seeds: one panel per baseline.
 
     Parameters
     ----------
@@ -112,12 +118,13 @@ def plot_learning_curves(rows: Sequence[Row], title: str, path: Path) -> None:
 def plot_spatial_patterns(
     patterns: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, path: Path
 ) -> None:
-    """Draw what weights make of the pixels of an activation tensor, a row a network.
+    """Draw the patterns of pixels in the weights of heads: one row per network.
 
     Parameters
     ----------
     patterns : mapping of str to (np.ndarray, np.ndarray)
-        As :func:`trnet.models.spatial_patterns` finds them: patterns (n, H, W) and their shares.
+        By the network's name, as :func:`trnet.models.spatial_patterns` finds them: patterns
+        (n, H, W) and their shares.
     title, path
         As in :func:`plot_rank_accuracy`.
     """
@@ -145,8 +152,15 @@ def plot_spatial_patterns(
     plt.close(figure)
 
 
+def _styles(kinds: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Marker and colour of every kind, each its own; those that have none get one as they come."""
+    more = zip(cycle(_MORE_MARKERS), cycle(_MORE_COLORS))
+    unlisted = dict.fromkeys(kind for kind in kinds if kind not in _STYLES)
+    return {**_STYLES, **dict(zip(unlisted, more))}
+
+
 def _panels(rows: Sequence[Row]) -> list[list[Row]]:
-    """Every baseline with its heads behind it, by savings."""
+    """Every baseline, followed by its heads in order of savings."""
     return [
         [base, *sorted((r for r in rows if r.baseline == base.name), key=lambda r: r.space_savings)]
         for base in rows
@@ -164,11 +178,11 @@ def _known(panel: Sequence[Row]) -> list[Row]:
 def _check_form(path: Path) -> None:
     forms = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in forms:
-        raise UserError(f"{path}: got {path.suffix!r}; one of .{', .'.join(forms)} would fit")
+        raise UserError(f"{path}: expected one of .{', .'.join(forms)}, got {path.suffix!r}")
 
 
 def _grid(path: Path, widths: Sequence[float], title: str) -> tuple[Figure, list[Axes]]:
-    """A figure with panels of some widths, in inches; those below one another are as wide."""
+    """A figure with panels of at least the given widths, in inches; columns are of one width."""
     _check_form(path)
     lines = ceil(len(widths) / _MOST_COLUMNS)
     columns = ceil(len(widths) / lines)
@@ -192,12 +206,13 @@ def _save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_panel(axes: Axes, panel: Sequence[Row], named: bool) -> None:
+def _draw_panel(
+    axes: Axes, panel: Sequence[Row], styles: Mapping[str, tuple[str, str]], named: bool
+) -> None:
     base, *heads = panel
     places = {row.name: place for place, row in enumerate(heads)}
     _draw_baseline(axes, base)
-    for kind in dict.fromkeys([*_STYLES, *(row.kind for row in heads)]):
-        style = _STYLES.get(kind, _OTHER_STYLE)
+    for kind, style in styles.items():
         _draw_kind(axes, [row for row in heads if row.kind == kind], places, kind, *style)
     axes.set_xticks(range(len(heads)))
     axes.set_xticklabels([_label(row) for row in heads], fontsize=7.5)
@@ -212,8 +227,8 @@ def _draw_panel(axes: Axes, panel: Sequence[Row], named: bool) -> None:
     axes.legend(fontsize=8, loc="best")
 
 
-def _spread_the_top(axes) -> None:
-    """Space the accuracies by the logarithm of their errors, where a collapse squeezes the rest."""
+def _spread_the_top(axes: Axes) -> None:
+    """Space accuracies by the logarithm of their errors, if a collapse would squeeze the others."""
     low, high = axes.get_ylim()
     if high - low < _COLLAPSE:
         return
@@ -240,7 +255,14 @@ def _draw_baseline(axes: Axes, row: Row) -> None:
         axes.axhline(row.published.top1, color="gray", linestyle="--", linewidth=1, label=label)
 
 
-def _draw_kind(axes, rows: Sequence[Row], places: dict, kind: str, marker: str, color: str) -> None:
+def _draw_kind(
+    axes: Axes,
+    rows: Sequence[Row],
+    places: Mapping[str, int],
+    kind: str,
+    marker: str,
+    color: str,
+) -> None:
     measured = [row for row in rows if row.top1]
     if measured:
         axes.errorbar(

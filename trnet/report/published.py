@@ -1,4 +1,4 @@
-"""What others published: the file ``published.yaml``, with a source for every number and claim."""
+"""What the authors published: ``published.yaml``, with a source for every number and claim."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class _Schema(BaseModel):
 
 
 class Published(_Schema):
-    """What the authors give for an experiment, in percent; None for what they do not.
+    """The published numbers of an experiment, in percent; None for those that are not published.
 
-    ``source`` is where: the reference as it is printed under the table.
+    ``source`` is the reference, as it is printed under the table.
     """
 
     top1: Optional[float] = None
@@ -31,9 +31,9 @@ class Published(_Schema):
 
 
 class Comparison(_Schema):
-    """An experiment ``<suite>/<name>``, and the one of its suite that it is held against.
+    """An experiment ``<suite>/<name>``, and the experiment of its suite that it is compared with.
 
-    By default that is its baseline.
+    ``against`` is by default its baseline.
     """
 
     experiment: str
@@ -51,15 +51,15 @@ class Comparison(_Schema):
 
 
 class Claim(_Schema):
-    """A claim, as a range for the change of Top-1, and the experiments that test it here.
+    """A claim, as a range for the change of Top-1, and our experiments that test it.
 
     Attributes
     ----------
     claim : str
     published : str
-        The numbers that it rests on.
+        The numbers that support it.
     source : str
-        The reference as it is printed.
+        The reference, as it is printed.
     low, high : float
         In points.
     tested_by : tuple of Comparison
@@ -75,7 +75,7 @@ class Claim(_Schema):
     @model_validator(mode="after")
     def _is_a_range(self) -> Claim:
         if not self.low < self.high or math.inf in (self.low, -self.high):
-            raise ValueError(f"low {self.low:g} and high {self.high:g} are no range")
+            raise ValueError(f"expected low < high, got low {self.low:g} and high {self.high:g}")
         return self
 
 
@@ -83,14 +83,14 @@ _Entry = TypeVar("_Entry", Published, Claim)
 
 
 class Publications(BaseModel):
-    """All of ``published.yaml``; what is not named here are suites, with numbers by experiment.
+    """The content of ``published.yaml``; all other keys are suites, with numbers by experiment.
 
     Attributes
     ----------
     sources : dict of str to str
-        References by the names that numbers and claims call them by.
+        References by the names that numbers and claims use for them.
     beside : dict of str to str
-        Suites by the suite whose plot they are shown beside.
+        By a suite's name, the suite whose published curves its plot shows as well.
     claims : tuple of Claim
     """
 
@@ -122,17 +122,20 @@ class Publications(BaseModel):
         ]
         for entry in (*numbers, *self.claims):
             if entry.source is not None and entry.source not in self.sources:
-                raise ValueError(f"sources: {entry.source!r} is missing, and is referred to")
+                raise ValueError(
+                    f"sources: expected {entry.source!r}, which is used as a source, got "
+                    f"{', '.join(self.sources) or 'none'}"
+                )
         return self
 
 
 def read_published(path: Path) -> Publications:
-    """Read ``published.yaml``; nothing is published where there is no such file.
+    """Read ``published.yaml``; nothing is published if there is no such file.
 
     Raises
     ------
     UserError
-        One line with the file, the key and what is wrong.
+        One line with the file, the key and the error.
     """
     if not path.is_file():
         return Publications()

@@ -10,9 +10,11 @@ from statistics import mean, stdev
 
 from scipy.special import stdtrit
 
-from trnet.config import Config, DenseHead, TCLHead
+from trnet.config import Config, DenseHead, TCLHead, TRLHead
 from trnet.files import Result, read_json
 from trnet.report.published import Published
+from trnet.savings import space_savings
+from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class Row:
     baseline : str or None
         The experiment that it is measured against.
     kind : str
-        What the head is, as ``"dense"``, ``"TCL"`` or ``"TRL, CP"``.
+        The kind of its head: ``"dense"``, ``"TCL"``, ``"TRL, CP"`` or the like; the type of a head
+        that is registered by a plugin.
     rank : str
-        As the paper writes it; empty for a dense head.
+        As the paper writes it; empty for a head without one.
     hidden : str
-        Units of hidden dense layers, where the config says them.
+        Units of hidden dense layers, if the config gives them.
     weights : int
         Weights of the head, counted.
     space_savings : float
@@ -85,7 +88,7 @@ def summarise(
     runs: Sequence[dict],
     published: Mapping[str, Published],
 ) -> list[Row]:
-    """Put together what is known of a suite's experiments.
+    """Combine what is published, computed and measured of a suite's experiments.
 
     Parameters
     ----------
@@ -93,13 +96,13 @@ def summarise(
     weights : mapping of str to int
         Weights in each experiment's head.
     runs : sequence of dict
-        Results, as ``result.json`` holds them; those of another config by that name are left out.
+        Results, as in ``result.json``; those of another config with the same name are left out.
     published : mapping of str to Published
 
     Returns
     -------
     list of Row
-        Baselines in order, each with its experiments behind it, by savings.
+        Each baseline, followed by its experiments in order of their kinds and savings.
     """
     rows = [_row(config, weights, runs, published, configs) for config in configs]
     groups = {row.name: i for i, row in enumerate(rows) if row.baseline is None}
@@ -115,7 +118,7 @@ def summarise(
 
 
 def read_runs(runs: Path, results: Path, suite: str) -> list[dict]:
-    """Results of a suite: those in its run folders, and those noted in ``results`` beside them."""
+    """Results of a suite in ``results`` and in its run folders, which take precedence."""
     noted = results / suite / "runs.json"
     found = read_json(noted, list[Result]) if noted.is_file() else []
     paths = (runs / suite).glob("*/seed*/result.json")
@@ -131,7 +134,7 @@ def current(runs: Sequence[dict], configs: Sequence[Config]) -> list[dict]:
 
 
 def seeds_text(rows: Sequence[Row]) -> str | None:
-    """Over how many seeds the rows were measured, in words; None where none was."""
+    """The number of seeds over which the rows were measured, in words; None if none was."""
     seeds = sorted({row.top1.seeds for row in rows if row.top1})
     if not seeds:
         return None
@@ -150,16 +153,15 @@ def change(runs: Sequence[dict], config: Config, against: Config) -> Measurement
 def _row(config, weights, runs, published, configs) -> Row:
     of = _by_seed(runs, config).values()
     baseline = next(c for c in configs if c.name == (config.baseline or config.name))
-    kind, rank = _head(config, baseline)
     curves = [run["curve"]["top1"] for run in of if "curve" in run]
     return Row(
         name=config.name,
         baseline=config.baseline,
-        kind=kind,
-        rank=rank,
+        kind=_kind(config, baseline),
+        rank=_rank(config),
         hidden=", ".join(map(str, getattr(config.model.head, "hidden", None) or ())),
         weights=weights[config.name],
-        space_savings=100 * (1 - weights[config.name] / weights[baseline.name]),
+        space_savings=100 * space_savings(weights[config.name], weights[baseline.name]),
         published=published.get(config.name, Published()),
         top1=_measurement([run["top1"] for run in of]),
         top5=_measurement([run["top5"] for run in of]),
@@ -179,17 +181,26 @@ def _measurement(shares: Sequence[float]) -> Measurement | None:
     return Measurement(mean(percent), stdev(percent) if len(percent) > 1 else None, len(percent))
 
 
-def _head(config: Config, baseline: Config) -> tuple[str, str]:
-    """A head's kind and rank; a TCL with fewer hidden layers than the baseline's replaces them."""
+def _kind(config: Config, baseline: Config) -> str:
+    """The kind of a config's head; the type of a head that this module does not know."""
     head = config.model.head
     if isinstance(head, DenseHead):
-        return {None: "dense", True: "pooling, dense", False: "flattened, dense"}[head.pooling], ""
-    rank = f"({', '.join(map(str, head.rank))})" if isinstance(head.rank, list) else str(head.rank)
+        return {None: "dense", True: "pooling, dense", False: "flattened, dense"}[head.pooling]
     if isinstance(head, TCLHead):
         hidden, own = head.hidden, getattr(baseline.model.head, "hidden", None)
+        # The papers add a TCL before the dense layers, or replace the first of them by it.
         replaces = hidden is not None and own is not None and len(hidden) < len(own)
         kind = "TCL for a dense layer" if replaces else "TCL"
-        return kind if head.norm else f"{kind}, not normalised", rank
-    names = {"tucker": "TRL", "cp": "TRL, CP", "tensor_train": "TRL, tensor train"}
-    kind = names[head.factorization]
-    return f"{kind}, tensor dropout" if head.dropout else kind, rank
+        return kind if head.norm else f"{kind}, not normalised"
+    if isinstance(head, TRLHead):
+        form = "" if head.factorization == DEFAULT else FACTORIZATIONS[head.factorization].title
+        parts = ("TRL", form, "tensor dropout" if head.dropout else "")
+        return ", ".join(filter(None, parts))
+    return head.type
+
+
+def _rank(config: Config) -> str:
+    rank = getattr(config.model.head, "rank", None)
+    if isinstance(rank, (list, tuple)):
+        return f"({', '.join(map(str, rank))})"
+    return "" if rank is None else str(rank)

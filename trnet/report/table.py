@@ -1,4 +1,4 @@
-"""The table of a suite: for a terminal of 80 columns, and as Markdown, CSV and LaTeX."""
+"""The table of a suite: for a terminal with 80 columns, and as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TABULATE = {"terminal": "simple", "md": "pipe", "latex": "latex_booktabs"}
 
 
 def table(rows: Sequence[Row], form: str = "terminal") -> str:
-    """Lay out a suite's rows.
+    """Format the rows of a suite.
 
     Parameters
     ----------
     rows : sequence of Row
     form : {"terminal", "md", "csv", "latex"}
-        CSV has the plain numbers, mean, deviation and interval apart.
+        CSV has plain numbers, with mean, deviation and interval in columns of their own.
     """
     if form == "csv":
         return _csv(rows)
@@ -48,7 +48,7 @@ def table(rows: Sequence[Row], form: str = "terminal") -> str:
 
 
 def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, list[str]]:
-    """Cells by heading. A terminal gets short ones, and its headings over two lines."""
+    """Cells by heading. In a terminal, headings are short and take two lines."""
     terminal = form == "terminal"
     gap = "\n" if terminal else ", "
     publ, comp = ("publ.", "comp.") if terminal and has_published else ("published", "computed")
@@ -128,7 +128,7 @@ def _published_top1(row: Row) -> str:
 
 
 def measured(of: Measurement | None, signed: bool = False) -> str:
-    """A measurement with half of its 95 % interval, where there is one."""
+    """A measurement with half of its 95 % interval, if it has one."""
     if of is None:
         return NOT_MEASURED
     value = f"{of.mean:+.2f}" if signed else f"{of.mean:.2f}"

@@ -1,4 +1,4 @@
-"""Trained weights: what is loaded, how heads start from them, and what does not fit."""
+"""Trained weights: what is loaded, how heads start from it, and what is refused."""
 
 import hashlib
 
@@ -99,13 +99,13 @@ def test_dense_layers_of_the_same_shape_are_taken_from_the_last_back(trained):
 @pytest.mark.parametrize(
     "name, head, said",
     [
-        ("resnet18_v1", {"type": "trl", "rank": 5, "factorization": "cp"}, "starts afresh"),
-        ("squeezenet1.1", {"type": "trl", "rank": [5, 2, 2, 5]}, "starts afresh"),
-        ("vgg11", {"type": "trl", "rank": [5, 2, 2, 5]}, "starts afresh"),
+        ("resnet18_v1", {"type": "trl", "rank": 5, "factorization": "cp"}, "starts untrained"),
+        ("squeezenet1.1", {"type": "trl", "rank": [5, 2, 2, 5]}, "starts untrained"),
+        ("vgg11", {"type": "trl", "rank": [5, 2, 2, 5]}, "starts untrained"),
         ("resnet18_v1", {"type": "dense", "hidden": [7]}, "0 of the head's 2 dense layers"),
     ],
 )
-def test_a_head_of_another_form_starts_afresh(tmp_path, name, head, said):
+def test_a_head_of_another_form_starts_untrained(tmp_path, name, head, said):
     shape = (3, 224, 224) if name == "squeezenet1.1" else SHAPE
     donor = get_model(name, pretrained=False, classes=CLASSES)
     donor.initialize(mx.init.Xavier())
@@ -117,17 +117,18 @@ def test_a_head_of_another_form_starts_afresh(tmp_path, name, head, said):
     assert said in load_pretrained(network, name, path, shape, CLASSES)
     for key, parameter in network.output.collect_params().items():
         np.testing.assert_array_equal(parameter.data().asnumpy(), before[key])
-    donor_trunk = mx.nd.load(path)
-    key = next(k for k in donor_trunk if k.startswith("features.0."))
+    saved = mx.nd.load(path)
+    key = next(k for k in saved if k.startswith("features.0."))
     own = network.features._collect_params_with_prefix()
-    np.testing.assert_array_equal(own[key].data().asnumpy(), donor_trunk[key].asnumpy())
+    np.testing.assert_array_equal(own[key].data().asnumpy(), saved[key].asnumpy())
 
 
-def test_a_head_for_other_classes_starts_afresh(trained):
-    """As from 1 000 classes to the reader's own."""
+def test_a_head_for_other_classes_starts_untrained(trained):
+    """As from ImageNet's 1 000 classes to those of a user."""
     path, _ = trained("resnet18_v1", classes=30)
     network = fresh("resnet18_v1", {"type": "trl", "rank": [20, 1, 1, 9]})
-    assert load_pretrained(network, "resnet18_v1", path, SHAPE, CLASSES) == "the head starts afresh"
+    said = load_pretrained(network, "resnet18_v1", path, SHAPE, CLASSES)
+    assert said == "the head starts untrained"
 
 
 @pytest.mark.parametrize("head", [{"type": "dense"}, FULL])
@@ -154,7 +155,7 @@ def test_a_small_networks_checkpoint_starts_another_head(tmp_path):
 
 
 def test_gluoncvs_store(tmp_path, monkeypatch):
-    """A file in the store's folder, of the checksum that GluonCV knows, is as a download is."""
+    """A file in the store's folder with the checksum that GluonCV knows counts as downloaded."""
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     donor = zoo("resnet18_v1", classes=1000)
     path = tmp_path / "donor.params"
@@ -171,16 +172,16 @@ def test_gluoncvs_store(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["resnet18_v1", "small_vgg2"])
-def test_a_store_that_gives_nothing_is_said(refusal, monkeypatch, tmp_path, name):
+def test_a_store_without_the_network_is_named(refusal, monkeypatch, tmp_path, name):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     monkeypatch.setenv("MXNET_GLUON_REPO", "http://127.0.0.1:9/")
     shape = SHAPE if name == "resnet18_v1" else (1, 28, 28)
     network = fresh(name, {"type": "dense"}, shape)
     load = lambda: load_pretrained(network, name, True, shape, CLASSES)  # noqa: E731
-    refusal(load, "got True: GluonCV's store", name, "a .params file would do")
+    refusal(load, "got True: GluonCV's store", name, "use a .params file")
 
 
-def test_what_does_not_fit_is_named(refusal, tmp_path, trained):
+def test_what_is_refused_is_named(refusal, tmp_path, trained):
     network = fresh("resnet18_v1", FULL)
 
     def refuses(path, *said):
@@ -188,9 +189,9 @@ def test_what_does_not_fit_is_named(refusal, tmp_path, trained):
 
     refuses(tmp_path / "none.params", "none.params", "there is no such file")
     (tmp_path / "text.params").write_text("not a parameter file")
-    refuses(tmp_path / "text.params", "not a whole .params file")
+    refuses(tmp_path / "text.params", "expected a complete .params file")
     mx.nd.save(str(tmp_path / "list.params"), [mx.nd.zeros(3)])
-    refuses(tmp_path / "list.params", "holds no parameters by name")
+    refuses(tmp_path / "list.params", "expected parameters by name")
 
     path, _ = trained("resnet18_v1")
     arrays = mx.nd.load(path)
@@ -204,16 +205,16 @@ def test_what_does_not_fit_is_named(refusal, tmp_path, trained):
 
     refuses(changed(**{"features.0.weight": None}), "features.0.weight is missing")
     refuses(changed(**{"features.0.weight": mx.nd.zeros((64, 1, 7, 7))}), "(64, 1, 7, 7)", "(64, 3")
-    refuses(changed(**{"features.99.weight": mx.nd.zeros(3)}), "features.99.weight is not known")
+    refuses(changed(**{"features.99.weight": mx.nd.zeros(3)}), "got an unknown features.99.weight")
     other, _ = trained("resnet34_v1")
-    refuses(other, "not known there", "more")
+    refuses(other, "got an unknown", "more")
     for key, parameter in network.features.collect_params().items():
         np.testing.assert_array_equal(parameter.data().asnumpy(), before[key])
     assert isinstance(network.features.features[0], nn.Conv2D)
 
 
 @pytest.mark.parametrize("name, layers", [("mobilenetv3_small", 2), ("squeezenet1.1", 1)])
-def test_own_heads_with_activations_are_taken_over(tmp_path, name, layers):
+def test_own_heads_with_activations_are_copied(tmp_path, name, layers):
     shape = (3, 224, 224) if name == "squeezenet1.1" else SHAPE
     donor = get_model(name, pretrained=False, classes=CLASSES)
     donor.initialize(mx.init.Xavier())
@@ -226,7 +227,7 @@ def test_own_heads_with_activations_are_taken_over(tmp_path, name, layers):
     close(network(images(shape)), scores)
 
 
-def test_hidden_layers_are_taken_over_though_the_classes_are_others(trained):
+def test_hidden_layers_are_copied_though_the_classes_are_others(trained):
     path, _ = trained("vgg11", classes=30)
     network = fresh("vgg11", {"type": "dense"})
     said = load_pretrained(network, "vgg11", path, SHAPE, CLASSES)
@@ -234,9 +235,9 @@ def test_hidden_layers_are_taken_over_though_the_classes_are_others(trained):
 
 
 @pytest.mark.parametrize("head", [FULL, {"type": "dense"}])
-def test_a_dense_layer_behind_a_tcl_starts_nothing_else(tmp_path, head):
+def test_a_dense_layer_after_a_tcl_starts_nothing_else(tmp_path, head):
     donor = fresh("resnet18_v1", {"type": "tcl", "rank": [512, 1, 1], "hidden": []})
     path = str(tmp_path / "network.params")
     donor.save_parameters(path)
     said = load_pretrained(fresh("resnet18_v1", head), "resnet18_v1", path, SHAPE, CLASSES)
-    assert said in ("the head starts afresh", "0 of the head's 1 dense layers are trained")
+    assert said in ("the head starts untrained", "0 of the head's 1 dense layers are trained")

@@ -16,7 +16,7 @@ from trnet.report.published import read_published
 from trnet.report.summary import read_runs, summarise
 from trnet.report.table import FORMATS, table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WEIGHTS = {"base": 1000, "small": 300, "tiny": 100}
 HEADS = {
     "base": "{type: dense}",

@@ -1,4 +1,4 @@
-"""GluonCV's classification networks with their heads exchanged, against counts by hand."""
+"""GluonCV's classification networks with other heads, against counts by hand."""
 
 from math import prod
 
@@ -10,16 +10,15 @@ from mxnet.gluon import nn
 
 from trnet import TRL
 from trnet.models import (
+    attach_head,
     build_network,
     count_head,
-    exchange_head,
-    exchangeable,
     make_backbone,
-    space_savings,
+    remove_head,
     zoo_names,
 )
-from trnet.models.accounting import parameter_shapes
-from trnet.models.tail import output_shape
+from trnet.models.shapes import output_shape, parameter_shapes
+from trnet.savings import space_savings
 
 # name: side of the image, activation tensor, hidden units
 ZOO = {
@@ -77,8 +76,8 @@ def weights_by_hand(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_head_is_exchanged(name):
-    """The trunk is GluonCV's own to the last parameter, and the savings are those by hand."""
+def test_another_head_is_attached(name):
+    """The backbone keeps all of GluonCV's parameters, and the savings are those by hand."""
     side, activation, hidden = ZOO[name]
     original = initialised(get_model(name, pretrained=False, classes=CLASSES))
     x = images(side)
@@ -86,17 +85,17 @@ def test_head_is_exchanged(name):
     shapes = parameter_shapes(original, (3, side, side))
     before = {key: p.data() for key, p in original.collect_params().items()}
 
-    backbone = exchangeable(original, (3, side, side))
+    backbone = remove_head(original, (3, side, side))
     assert backbone.hidden == (hidden or ())
-    assert output_shape(backbone.trunk, (3, side, side)) == activation
-    whole = exchange_head(backbone, {"type": "dense"}, (3, side, side), CLASSES)
+    assert output_shape(backbone.features, (3, side, side)) == activation
+    whole = attach_head(backbone, {"type": "dense"}, (3, side, side), CLASSES)
     np.testing.assert_array_equal(whole(x).asnumpy(), scores)
     assert parameter_shapes(whole, (3, side, side)) == shapes
     assert count_head(whole, (3, side, side)).weights == weights_by_hand(name)
 
     c, h, w = activation
     rank = [7, 1, 2, 5]
-    network = exchange_head(backbone, {"type": "trl", "rank": rank}, (3, side, side), CLASSES)
+    network = attach_head(backbone, {"type": "trl", "rank": rank}, (3, side, side), CLASSES)
     network.output.initialize(mx.init.Xavier())
     plain = network(x).asnumpy()
     assert plain.shape == (1, CLASSES) and np.isfinite(plain).all()
@@ -136,8 +135,8 @@ def test_the_networks_own_head_takes_other_hidden_units(name):
     assert count_head(network, (3, side, side)).weights == inputs * 6 + 6 * CLASSES
 
 
-def test_a_head_for_other_classes_is_made_anew():
-    """GluonCV's HRNets give 1 000 classes whatever is asked of them."""
+def test_a_head_for_other_classes_is_made_again():
+    """GluonCV's HRNets always have 1 000 classes."""
     network = build_network("hrnet_w18_small_v1_c", {"type": "dense"}, (3, 64, 64), CLASSES)
     assert count_head(network, (3, 64, 64)).weights == 2048 * CLASSES
 
@@ -148,8 +147,8 @@ def test_dropout_of_the_networks_own_head_is_set():
     assert rates == [0.2, 0.2]
 
 
-def test_any_network_of_the_readers_own():
-    """A head may stand anywhere in a network, under any name."""
+def test_any_network_of_a_user():
+    """A head may be anywhere in a network, under any name."""
 
     class Own(mx.gluon.HybridBlock):
         def __init__(self):
@@ -162,30 +161,30 @@ def test_any_network_of_the_readers_own():
         def hybrid_forward(self, F, x):
             return self.last(self.body(F.relu(x)))
 
-    backbone = exchangeable(Own(), (3, 8, 8))
+    backbone = remove_head(Own(), (3, 8, 8))
     assert backbone.hidden == (20,) and not backbone.pooling
     head = {"type": "trl", "rank": [2, 2, 2, 2]}
-    network = initialised(exchange_head(backbone, head, (3, 8, 8), CLASSES))
+    network = initialised(attach_head(backbone, head, (3, 8, 8), CLASSES))
     assert isinstance(network.output, TRL) and network(images(8)).shape == (1, CLASSES)
 
 
 @pytest.mark.parametrize(
     "name, side, said",
     [
-        ("darknet53", 64, "takes more than one pixel is a LeakyReLU"),
-        ("dla34", 64, "between its GlobalAvgPool2D and its Dense stands an operator of no block"),
-        ("residualattentionnet56", 224, "an operator of no block stands behind its Conv2D"),
-        ("nasnet_4_1056", 224, "gives 2 outputs"),
+        ("darknet53", 64, "takes more than one pixel, got LeakyReLU"),
+        ("dla34", 64, "got an operator between GlobalAvgPool2D and Dense"),
+        ("residualattentionnet56", 224, "got an operator after Conv2D"),
+        ("nasnet_4_1056", 224, "expected a network with one output, got 2"),
         ("resnet50_v1b_gn", 64, "cannot be traced"),
-        ("densenet121", 299, "its AvgPool2D pools (7, 7) of (9, 9)"),
-        ("resnet18_v1", 32, "the images leave it one pixel to pool; larger ones would fit"),
-        ("alexnet", 32, "images of (3, 32, 32) do not fit it"),
-        ("resnet50_v1d_0.11", 224, "do not fit it"),
+        ("densenet121", 299, "expected AvgPool2D over all pixels (9, 9), got a kernel (7, 7)"),
+        ("resnet18_v1", 32, "expected larger images: these leave only one pixel to pool"),
+        ("alexnet", 32, "the network does not take images of (3, 32, 32)"),
+        ("resnet50_v1d_0.11", 224, "does not take images of"),
         ("vgg_16", 224, "did you mean vgg16"),
         ("ssd_512_resnet50_v1_voc", 512, "GluonCV's classification networks"),
     ],
 )
-def test_what_is_not_understood_is_said_in_a_line(refusal, capfd, name, side, said):
+def test_what_is_not_understood_is_named_in_one_line(refusal, capfd, name, side, said):
     refusal(lambda: make_backbone(name, (3, side, side), CLASSES), f"got '{name}'", said)
     assert capfd.readouterr().out == ""
 
@@ -196,10 +195,10 @@ def test_names_are_of_networks_that_classify():
     assert not [n for n in names if n.endswith(("_voc", "_coco", "_kinetics400", "_int8"))]
 
 
-def test_a_head_is_taken_off_a_network_that_was_hybridized_and_run():
+def test_a_head_is_removed_from_a_network_that_was_hybridized_and_run():
     original = nn.HybridSequential()
     original.add(nn.Conv2D(6, 3), nn.MaxPool2D(), nn.Flatten(), nn.Dense(20), nn.Dense(CLASSES))
     initialised(original).hybridize()
     assert original(images(8)).shape == (1, CLASSES)
-    trunk = exchangeable(original, (3, 8, 8)).trunk
-    assert trunk(images(8)).shape == (1, 6, 3, 3)
+    features = remove_head(original, (3, 8, 8)).features
+    assert features(images(8)).shape == (1, 6, 3, 3)

@@ -1,15 +1,14 @@
-"""What a head costs: its parameters, counted by walking the network, and the space it saves."""
+"""Parameters of a head by kind, counted by walking the network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
 
-from mxnet.gluon import HybridBlock
-
 from trnet.models.network import Network
-from trnet.tensor.backend import mx
+from trnet.models.shapes import parameter_shapes
 
+# Endings of the names that Gluon gives to parameters.
 _BIASES = ("bias",)
 _NORMALISATION = ("gamma", "beta", "running_mean", "running_var")
 
@@ -32,24 +31,8 @@ class ParameterCount:
     normalisation: int
 
 
-def parameter_shapes(block: HybridBlock, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by name, by shape inference: nothing is allocated.
-
-    Parameters
-    ----------
-    block : HybridBlock
-        Initialised or not.
-    in_shape : tuple of int
-        Its input's shape without the batch.
-    """
-    out = block(mx.sym.var("data", shape=(1, *in_shape)))
-    arguments, _, states = out.infer_shape()
-    names = [*out.list_arguments(), *out.list_auxiliary_states()]
-    return {name: s for name, s in zip(names, [*arguments, *states]) if name != "data"}
-
-
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> ParameterCount:
-    """Count the parameters of given shapes, told apart by the endings of Gluon's names."""
+    """Count the parameters of the given shapes; the ending of a name gives the kind."""
     biases = sum(prod(s) for name, s in shapes.items() if name.endswith(_BIASES))
     normalisation = sum(prod(s) for name, s in shapes.items() if name.endswith(_NORMALISATION))
     total = sum(prod(s) for s in shapes.values())
@@ -57,12 +40,7 @@ def count_parameters(shapes: dict[str, tuple[int, ...]]) -> ParameterCount:
 
 
 def count_head(network: Network, image_shape: tuple[int, int, int]) -> ParameterCount:
-    """Count the parameters of a network's head: all that stands behind the activation tensor."""
+    """Count the parameters of a network's head: everything after the activation tensor."""
     head = network.output.collect_params()
     shapes = parameter_shapes(network, image_shape)
     return count_parameters({name: s for name, s in shapes.items() if name in head})
-
-
-def space_savings(weights: int, baseline_weights: int) -> float:
-    """1 − n_new / n_original, of the weights in the fully-connected part of a network."""
-    return 1 - weights / baseline_weights

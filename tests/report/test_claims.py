@@ -1,4 +1,4 @@
-"""Verdicts on published claims: by hand, at their edges, and of the claims that we test."""
+"""Verdicts on published claims: by hand, at the edges of a range, and of the claims we test."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from trnet.report.claims import BETTER, WORSE, Finding, details, judge, overview
 from trnet.report.published import Claim, Comparison, read_published
 from trnet.report.summary import Measurement
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 INFINITE = float("inf")
 
 
@@ -38,7 +38,7 @@ def test_the_interval_by_hand():
         (change(-9.0, 0.4), -5, -1, WORSE),
         (change(-3.0, 4.0), -5, -1, "undecided"),
         (Measurement(0.4, None, 1), 0, INFINITE, "undecided"),
-        (Measurement(0.0, 0.0, 3), 0, INFINITE, WORSE),  # none is no gain
+        (Measurement(0.0, 0.0, 3), 0, INFINITE, WORSE),  # no change is no gain
         (change(0.5, 0.2), -INFINITE, 0, BETTER),
         (None, 0, INFINITE, "not measured"),
     ],
@@ -49,9 +49,9 @@ def test_verdict(measured, low, high, expected):
 
 def findings() -> list[Finding]:
     test = Comparison(experiment="toy/small", against="base")
-    told = {"source": "a talk", "tested_by": (test,)}
-    gain = Claim(claim="gains", published="+1", low=0, **told)
-    loss = Claim(claim="costs", published="-1", low=-2, high=-0.5, **told)
+    common = {"source": "a talk", "tested_by": (test,)}
+    gain = Claim(claim="gains", published="+1", low=0, **common)
+    loss = Claim(claim="costs", published="-1", low=-2, high=-0.5, **common)
     return [
         Finding(gain, test, 70.0, change(1.0, 0.2)),
         Finding(gain, test, 70.0, change(-1.0, 0.2)),
@@ -84,14 +84,14 @@ def test_our_claims_name_experiments_of_ours_and_sources(tmp_path):
         f.comparison.name: f.space_savings for f in found if f.comparison.suite.endswith("samples")
     }
     for f in found:
-        told = re.search(r"(\d+) % savings", f.claim.claim)
-        if told:
-            assert abs(f.space_savings - int(told.group(1))) < 1.5
+        claimed = re.search(r"(\d+) % savings", f.claim.claim)
+        if claimed:
+            assert abs(f.space_savings - int(claimed.group(1))) < 1.5
     assert len(savings) == 4
 
 
 def test_savings_are_against_the_other_head_of_the_comparison(tmp_path):
-    """Pooling and a dense layer are a tenth of the TRL that is held against them."""
+    """Pooling and a dense layer have a tenth of the weights of the TRL compared with them."""
     found = suite.findings(ROOT / "configs", tmp_path, ROOT / "results")
     by_other = {
         f.comparison.against: f.space_savings
@@ -122,9 +122,15 @@ CLAIM = "claim: a, published: b, source: c"
         ("beside: {toy: 3}", "beside.toy"),
         ("claims: 3", "claims"),
         ("claims: [{claim: a}]", "claims.0.published"),
-        (f"claims: [{{{CLAIM}, {TESTED}}}]", "sources: 'c' is missing"),
+        (
+            f"claims: [{{{CLAIM}, {TESTED}}}]",
+            "sources: expected 'c', which is used as a source, got none",
+        ),
         (f"sources: {{c: d}}\nclaims: [{{{CLAIM}, lwo: 1, {TESTED}}}]", "claims.0.lwo"),
-        (f"sources: {{c: d}}\nclaims: [{{{CLAIM}, low: 3, high: 1, {TESTED}}}]", "no range"),
+        (
+            f"sources: {{c: d}}\nclaims: [{{{CLAIM}, low: 3, high: 1, {TESTED}}}]",
+            "expected low < high",
+        ),
         (f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: []}}]", "claims.0.tested_by"),
         (
             f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: [{{experiment: mnist/nothing}}]}}]",
