@@ -147,9 +147,9 @@ def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[d
 
 def machine() -> str:
     """What measured: the processor, its cores, and what computes."""
-    from trnet import experiment
+    from trnet.result import processor
 
-    return f"{experiment.processor([mx.cpu()])}, MXNet {mx.__version__}"
+    return f"{processor([mx.cpu()])}, MXNet {mx.__version__}"
 
 
 def allocated(function: Callable[[], None]) -> int:

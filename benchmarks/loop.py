@@ -63,9 +63,10 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
     from trnet.training.progress import Progress
 
     compute, recipe = Compute([mx.cpu()]), chosen.train
-    dataset, source = experiment.find_dataset(chosen), experiment.load(chosen)
+    dataset = experiment.find_dataset(chosen)
+    source = experiment.load(chosen, dataset)
     size = recipe.batch_size
-    network = experiment.build(chosen)
+    network = experiment.build(chosen, dataset)
     loop.initialize(network, dataset.shape, chosen.seed, compute)
     network.hybridize(static_alloc=True, static_shape=True)
     trainer = loop.make_trainer(network, recipe)

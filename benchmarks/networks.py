@@ -109,7 +109,7 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
 
     compute, recipe = Compute([mx.cpu()]), chosen.train
     dataset = experiment.find_dataset(chosen)
-    network = experiment.build(chosen)
+    network = experiment.build(chosen, dataset)
     loop.initialize(network, dataset.shape, chosen.seed, compute)
     network.hybridize(static_alloc=True, static_shape=True)
     trainer = loop.make_trainer(network, recipe)
@@ -196,7 +196,7 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
     """Format the measurements in Markdown."""
     import tabulate
 
-    from trnet import experiment
+    from trnet import result
     from trnet.tensor.backend import mx
 
     networks = [
@@ -215,7 +215,7 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
     pipes = [
         {"Form": r["form"], "For": r["kind"], "images/s": f"{r['images']:.0f}"} for r in pipeline
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in experiment.versions().items())
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions().items())
     return "\n\n".join(
         [
             f"# {options.suite.name}: throughput on this machine",
@@ -228,7 +228,7 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
             "## The input pipeline",
             tabulate.tabulate(pipes, headers="keys", tablefmt="pipe", disable_numparse=True),
             f"JPEG photographs of 500×375 to 224×224, {cores} threads, batches of 32, best of 3.",
-            f"Measured by `{command}` on {experiment.processor([mx.cpu()])}; {versions}.\n",
+            f"Measured by `{command}` on {result.processor([mx.cpu()])}; {versions}.\n",
         ]
     )
 

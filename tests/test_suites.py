@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trnet import config, experiment, suite
+from trnet import config, experiment
 from trnet.config import TCLHead, TRLHead
+from trnet.suite import Suite
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -133,10 +134,10 @@ def test_factorisations_of_fashion_mnist_are_of_equal_size():
 
 @pytest.mark.parametrize("name", ["mnist", "imagenet", *TUNED])
 def test_the_counts_in_results_are_those_of_the_networks(name, tmp_path):
-    configs = list(load(name).values())
-    noted = json.loads((ROOT / "results" / name / "parameters.json").read_text())
-    suite.head_weights(configs, tmp_path)
-    assert noted == json.loads((tmp_path / name / "parameters.json").read_text())
+    noted = (ROOT / "results" / name / "parameters.json").read_text()
+    weights = Suite.load(CONFIGS / name, tmp_path, tmp_path).weights
+    assert noted == (tmp_path / name / "parameters.json").read_text()
+    assert weights == {key: head["weights"] for key, head in json.loads(noted).items()}
 
 
 def test_imagenets_table_needs_no_run_and_no_mxnet(tabulated):

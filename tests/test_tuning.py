@@ -8,6 +8,7 @@ import pytest
 
 from trnet import config, tuning
 from trnet.errors import UserError
+from trnet.suite import Suite
 
 BASE = """
 dataset: {name: mnist, augment: false, samples: 60}
@@ -35,8 +36,8 @@ def folder(tmp_path) -> Path:
 
 
 def tune(folder: Path) -> list[tuning.Trial]:
-    where = (folder, folder.parents[1] / "runs", folder.parents[1] / "results", "cpu", 1)
-    return tuning.tune(config.load_suite(folder), *where)
+    root = folder.parents[1]
+    return tuning.tune(Suite.load(folder, root / "runs", root / "results"), "cpu", 1)
 
 
 def test_every_experiment_gets_its_best_pair(folder, tmp_path, capsys):
@@ -79,7 +80,7 @@ def test_trials_never_see_the_validation_images_nor_the_measured_seeds(folder, t
     "file, old, new, said",
     [
         ("small.yaml", "# why it is here", "tune: null", "toy/small: tune: is missing"),
-        ("small.yaml", "name: small", "name: other", "toy/other: name: other.yaml would fit"),
+        ("small.yaml", "name: small", "name: other", "toy/other: name: expected .* other.yaml"),
     ],
 )
 def test_a_suite_that_cannot_be_tuned_is_refused(file, old, new, said, folder, tmp_path):
@@ -90,7 +91,7 @@ def test_a_suite_that_cannot_be_tuned_is_refused(file, old, new, said, folder, t
     assert not (tmp_path / "runs").exists()
 
 
-def test_equal_accuracies_are_told_apart_by_their_loss(folder):
+def test_among_equal_accuracies_the_lower_loss_is_chosen(folder):
     (base, _) = config.load_suite(folder)
     for losses in ((0.4, 0.5), (0.5, 0.4)):
         by_run = {
@@ -105,7 +106,9 @@ def test_equal_accuracies_are_told_apart_by_their_loss(folder):
 def test_an_experiment_of_which_every_pair_diverges_keeps_its_file(folder, tmp_path, monkeypatch):
     texts = {path: path.read_text() for path in folder.iterdir()}
     monkeypatch.setattr(tuning, "train_missing", lambda wanted, *_, **__: [None] * len(wanted))
-    with pytest.raises(UserError, match=r"^toy/base: every pair diverged[^\n]*$"):
+    with pytest.raises(
+        UserError, match=r"^toy/base: every pair diverged; lower tune.learning_rate$"
+    ):
         tune(folder)
     assert texts == {path: path.read_text() for path in folder.iterdir()}
     assert (tmp_path / "results/toy/tuning.csv").is_file()
@@ -117,5 +120,5 @@ def test_files_with_exchanged_names_are_refused(folder):
         path.write_text(path.read_text().replace(f"name: {name}", f"name: {other}"))
     (folder / "base.yaml").write_text(FILES["base.yaml"].replace("name: base", "name: small"))
     (folder / "small.yaml").write_text(FILES["base.yaml"])
-    with pytest.raises(UserError, match=r"^[^\n]*would fit as its file$"):
+    with pytest.raises(UserError, match=r"^toy/\w+: name: expected the name of its file[^\n]*$"):
         tune(folder)

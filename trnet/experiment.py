@@ -1,15 +1,16 @@
-"""Experiments: what a config names, built, trained into a run folder, and scored."""
+"""An experiment: the network and data that a config names, trained into a run folder and scored.
+
+The data set of a config is resolved once per run, by :func:`find_dataset`, and passed on.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +20,7 @@ from trnet import config as configs
 from trnet.config import Config
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
-from trnet.files import Result, read_json, write_aside
+from trnet.files import write_aside
 from trnet.models import (
     Network,
     ParameterCount,
@@ -29,6 +30,7 @@ from trnet.models import (
     make_backbone,
     spatial_patterns,
 )
+from trnet.result import VERSION, Result, processor, read_result, versions, write_result
 from trnet.savings import space_savings
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint, loop
@@ -38,23 +40,20 @@ from trnet.training.evaluation import Scores, evaluate
 from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
 
-_PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
-
 
 def run_folder(runs: Path, config: Config) -> Path:
     """The folder of a config's run: ``runs/<suite>/<name>/seed<k>``."""
     return runs / config.suite / config.name / f"seed{config.seed}"
 
 
-def build(config: Config) -> Network:
-    """Build the network that a config names.
+def build(config: Config, dataset: DataSet) -> Network:
+    """Build the network that a config names, for images of its data set.
 
     Raises
     ------
     ConfigError
-        For an unknown data set or network, or a head that does not fit it.
+        For an unknown network, or a head that does not fit it.
     """
-    dataset = find_dataset(config)
     with _naming(config, "model.backbone"):
         backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
     with _naming(config, "model.head"):
@@ -63,52 +62,45 @@ def build(config: Config) -> Network:
 
 
 def count(config: Config) -> ParameterCount:
-    """Count the parameters of a config's head; no memory is allocated for them."""
-    return count_head(build(config), find_dataset(config).shape)
+    """Count the parameters of a config's head, without allocating them."""
+    dataset = find_dataset(config)
+    return count_head(build(config, dataset), dataset.shape)
 
 
 def check(config: Config, runs: Path) -> None:
-    """Refuse, before anything is trained, a config that cannot be trained into its run folder.
+    """Refuse a config that cannot be trained into its run folder, before anything is trained.
 
-    Whether its network can be built, which no seed decides, :func:`build` tells.
+    :func:`build` checks the network, which is the same for every seed.
     """
     if earlier_result(config, runs) is None:
-        _check_optimizer(config)
-        _check_pretrained(config, run_folder(runs, config))
+        _check_start(config, run_folder(runs, config))
 
 
-def _check_optimizer(config: Config) -> None:
+def _check_start(config: Config, folder: Path) -> None:
+    """Refuse an unknown optimiser, and a missing file of weights if the run starts from it."""
     with _naming(config, "train.optimizer"):
         make_optimizer(config.train)
-
-
-def _check_pretrained(config: Config, folder: Path) -> None:
-    """Refuse a file of weights that is not there, where the run still needs it."""
     source = config.model.pretrained
     if isinstance(source, str) and checkpoint.latest(folder / "checkpoints") is None:
         with _naming(config, "model.pretrained"):
             if not Path(source).is_file():
-                raise ValueError(f"got {source!r}: there is no such file")
+                raise ValueError(f"expected an existing file, got {source!r}")
 
 
 def check_data(config: Config) -> None:
-    """Refuse a config whose images are not there, where to look is quick: they fit into memory.
+    """Refuse a config whose images cannot be loaded, if loading is quick: they fit into memory.
 
     Raises
     ------
     UserError
-        That names the experiment.
+        With the experiment's name.
     """
-    if not find_dataset(config).adjustable:
+    dataset = find_dataset(config)
+    if not dataset.adjustable:
         try:
-            load(config)
+            load(config, dataset)
         except UserError as error:
             raise UserError(f"{config.suite}/{config.name}: {error}") from None
-
-
-def is_finished(config: Config, runs: Path) -> bool:
-    """Whether a config's run has its result."""
-    return (run_folder(runs, config) / "result.json").is_file()
 
 
 def train(
@@ -118,8 +110,8 @@ def train(
     contexts: list[mx.Context],
     show: bool = True,
     workers: Workers = ALONE,
-) -> dict:
-    """Train an experiment into its run folder, or go on where an earlier session stopped.
+) -> Result:
+    """Train an experiment into its run folder, or resume it after its last complete epoch.
 
     Parameters
     ----------
@@ -127,26 +119,28 @@ def train(
     baseline : Config or None
         The experiment whose head the savings are measured against; None for itself.
     runs : Path
+        The folder of the run folders.
     contexts : list of Context
+        Devices.
     show : bool
         Whether to show progress.
     workers : Workers
-        Who trains; several share the run folder, in which one of them writes.
+        The processes that train together. They share the run folder; one of them writes.
 
     Returns
     -------
-    dict
-        What ``result.json`` holds.
+    Result
+        As in ``result.json``; that of an earlier session if the run is finished.
 
     Raises
     ------
     UserError
-        For what is wrong with the config, the data or the run folder, before anything is written.
+        If the config, the data or the run folder cannot be used, before anything is written.
     """
     if config.train.dtype == "float16" and contexts[0].device_type == "cpu":
         raise UserError(
-            f"{config.suite}/{config.name}: train.dtype: got float16 on a CPU, for which MXNet has "
-            "no float16 products; --devices gpu:0, or float32, would fit"
+            f"{config.suite}/{config.name}: train.dtype: expected float32 on a CPU, for which "
+            "MXNet has no float16 products, or --devices gpu:0; got float16"
         )
     folder = run_folder(runs, config)
     finished = earlier_result(config, runs)
@@ -155,15 +149,16 @@ def train(
     workers.agree("the number of results", int(finished is not None))
     if finished is not None:
         return finished
-    _check_optimizer(config)
-    _check_pretrained(config, folder)
-    network = build(config)
+    _check_start(config, folder)
+
     dataset = find_dataset(config)
-    weights = count_head(network, dataset.shape)
-    baseline_weights = count(baseline).weights if baseline else weights.weights
-    source = load(config, Shard(workers.index, workers.count))
+    network = build(config, dataset)
+    head = count_head(network, dataset.shape)
+    baseline_weights = count(baseline).weights if baseline else head.weights
+    source = load(config, dataset, Shard(workers.index, workers.count))
     workers.agree("the number of images to train on", source.train_size)
     workers.agree("the number of images to score", source.validation_size)
+
     recipe = config.train
     compute = Compute(contexts, recipe.dtype, workers)
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
@@ -174,12 +169,28 @@ def train(
             write_aside(folder / "config.yaml", configs.dump(config))
         loop.initialize(network, dataset.shape, config.seed, compute)
         if config.model.pretrained and checkpoint.latest(folder / "checkpoints") is None:
-            progress.say(_start_trained(network, config))
+            progress.say(_start_trained(network, config, dataset))
         metrics = loop.train(
             network, source, dataset.classes, recipe, config.seed, compute, folder, progress
         )
+
+    result = _result(config, source, head, baseline_weights, metrics, compute)
+    if workers.writes:
+        write_result(folder, result)
+    return result
+
+
+def _result(
+    config: Config,
+    source: DataSource,
+    head: ParameterCount,
+    baseline_weights: int,
+    metrics: list[dict],
+    compute: Compute,
+) -> Result:
     last = metrics[-1]
-    result = {
+    return {
+        "version": VERSION,
         "name": config.name,
         "suite": config.suite,
         "seed": config.seed,
@@ -193,20 +204,17 @@ def train(
         "top5": last["top5"],
         "loss": last["loss"],
         "curve": {key: [row[key] for row in metrics] for key in ("train_loss", "top1")},
-        "head_parameters": asdict(weights),
+        "head_parameters": asdict(head),
         "baseline_head_weights": baseline_weights,
-        "space_savings": space_savings(weights.weights, baseline_weights),
-        "epochs": recipe.epochs,
+        "space_savings": space_savings(head.weights, baseline_weights),
+        "epochs": config.train.epochs,
         "wall_seconds": sum(row["seconds"] for row in metrics),
         "images_per_second": median(row["images_per_second"] for row in metrics),
         "versions": versions(),
-        "processor": processor(contexts),
+        "processor": processor(compute.devices),
         "threads": os.environ.get("OMP_NUM_THREADS", "MXNet's default"),
-        "workers": workers.count,
+        "workers": compute.workers.count,
     }
-    if workers.writes:
-        write_aside(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    return result
 
 
 def score(
@@ -220,85 +228,58 @@ def score(
         A run folder.
     which : {"latest", "best"}
     contexts : list of Context
+        Devices.
     root : str, optional
-        Where the data are, if not where they were.
+        The folder of the data, if they have moved.
 
     Returns
     -------
     Config, int, Scores
-        The run's config and the checkpoint's epoch beside its scores.
+        The run's config, the checkpoint's epoch, and its scores.
     """
     moved = () if root is None else (f"dataset.root={json.dumps(root)}",)
     config = configs.load(folder / "config.yaml", moved)
-    network, epoch = _trained(config, folder, which, contexts)
-    network.hybridize(static_alloc=True)
     dataset = find_dataset(config)
-    source = load(config)
+    network, epoch = _trained(config, dataset, folder, which, contexts)
+    network.hybridize(static_alloc=True)
+    source = load(config, dataset)
     compute = Compute(contexts)
     scores = evaluate(network, source, dataset.classes, config.train.batch_size, compute)
     return config, epoch, scores
 
 
 def patterns(config: Config, runs: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The leading patterns of pixels that a config's run has learnt, where they are still there.
+    """The leading ``count`` patterns of pixels that a config's run has learnt.
 
-    As :func:`trnet.models.spatial_patterns` finds them; None without a finished run of this very
-    config, its checkpoint, or a head that has any.
+    As :func:`trnet.models.spatial_patterns` returns them. None if there is no finished run of this
+    config with its checkpoint, or its head has no such patterns.
     """
     folder = run_folder(runs, config)
-    path = folder / "result.json"
-    if not path.is_file() or read_json(path, Result)["config_hash"] != config.hash:
+    result = read_result(folder)
+    if result is None or result["config_hash"] != config.hash:
         return None
     if checkpoint.latest(folder / "checkpoints") is None:
         return None
-    network, _ = _trained(config, folder, "latest", [mx.cpu()])
-    return spatial_patterns(network, find_dataset(config).shape, count)
+    dataset = find_dataset(config)
+    network, _ = _trained(config, dataset, folder, "latest", [mx.cpu()])
+    return spatial_patterns(network, dataset.shape, count)
 
 
 def _trained(
-    config: Config, folder: Path, which: str, contexts: list[mx.Context]
+    config: Config, dataset: DataSet, folder: Path, which: str, contexts: list[mx.Context]
 ) -> tuple[Network, int]:
-    """A run's network as a checkpoint of it has it, and the checkpoint's epoch."""
+    """A run's network with the parameters of a checkpoint, and the checkpoint's epoch."""
     path = getattr(checkpoint, which)(folder / "checkpoints")
     if path is None:
         raise UserError(f"{folder}: holds no checkpoint yet")
-    network = build(config)
+    network = build(config, dataset)
     checkpoint.load_network(path, network, contexts)
     return network, checkpoint.load_metrics(path)[-1]["epoch"]
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-
-
-def processor(contexts: list[mx.Context]) -> str:
-    """What computed: the CPU's name and its cores, or the GPUs."""
-    if contexts[0].device_type == "gpu":
-        return ", ".join(map(str, contexts))
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0].partition(":")[2].strip() if models else name
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def _version(package: str) -> str:
-    from trnet import __version__
-
-    candidates = ("mxnet", "mxnet-cu112") if package == "mxnet" else (package,)
-    for candidate in candidates:
-        try:
-            return metadata.version(candidate)
-        except metadata.PackageNotFoundError:
-            continue
-    return __version__ if package == "trnet" else "unknown"
-
-
 @contextmanager
 def _held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
-    """Keep a run folder for these workers while they train; the one that writes holds it."""
+    """Lock a run folder while these workers train; the one that writes holds the lock."""
     if not workers.writes:
         workers.wait()
         yield
@@ -308,14 +289,16 @@ def _held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder}: another process is training it; wait for its end") from None
+            raise UserError(
+                f"{folder}: another process is training it; wait until it ends"
+            ) from None
         workers.wait()
         yield
 
 
 @contextmanager
 def _naming(config: Config, key: str) -> Iterator[None]:
-    """Name the experiment and the key in what is wrong with the key's value."""
+    """Name the experiment and the key in errors about the key's value."""
     try:
         yield
     except ValueError as error:
@@ -323,11 +306,17 @@ def _naming(config: Config, key: str) -> Iterator[None]:
 
 
 def find_dataset(config: Config) -> DataSet:
-    """What is known of a config's data set, with the classes and the size that it asks for."""
+    """The data set that a config names, with the classes and the size that it asks for.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown data set, or a key that this one does not take.
+    """
     wanted = config.dataset
     with _naming(config, "dataset.name"):
         if wanted.name not in DATASETS:
-            raise ValueError(f"got {wanted.name!r}; known: {', '.join(DATASETS)}")
+            raise ValueError(f"expected one of {', '.join(DATASETS)}; got {wanted.name!r}")
     dataset = DATASETS[wanted.name]
     for key in ("classes", "size"):
         value = getattr(wanted, key)
@@ -347,18 +336,17 @@ def find_dataset(config: Config) -> DataSet:
     )
 
 
-def _start_trained(network: Network, config: Config) -> str:
-    """Start an initialised network from trained weights; says how its head starts."""
-    dataset, source = find_dataset(config), config.model.pretrained
+def _start_trained(network: Network, config: Config, dataset: DataSet) -> str:
+    """Start an initialised network from trained weights; returns how its head starts."""
+    source = config.model.pretrained
     with _naming(config, "model.pretrained"):
         return load_pretrained(
             network, config.model.backbone, source, dataset.shape, dataset.classes
         )
 
 
-def load(config: Config, shard: Shard = WHOLE) -> DataSource:
-    """The images that a config names, or a worker's share of them."""
-    dataset = find_dataset(config)
+def load(config: Config, dataset: DataSet, shard: Shard = WHOLE) -> DataSource:
+    """Load the images that a config names, or a worker's share of them."""
     request = Request(
         config.dataset.root,
         config.dataset.augment,
@@ -373,18 +361,23 @@ def load(config: Config, shard: Shard = WHOLE) -> DataSource:
     return dataset.load(request)
 
 
-def earlier_result(config: Config, runs: Path) -> dict | None:
-    """The result of a run that is finished; refuses a folder that another config made."""
+def earlier_result(config: Config, runs: Path) -> Result | None:
+    """The result of a config's run, or None if it is not finished.
+
+    Raises
+    ------
+    UserError
+        If another config was trained into the run folder.
+    """
     folder = run_folder(runs, config)
     if checkpoint.latest(folder / "checkpoints") or (folder / "result.json").is_file():
         earlier = configs.load(folder / "config.yaml")
         if earlier.hash != config.hash:
             raise UserError(
-                f"{folder}: was made by another config ({_difference(earlier, config)}); "
-                "another --runs, or the folder removed, would fit"
+                f"{folder}: belongs to another config ({_difference(earlier, config)}); "
+                "delete it or use another --runs"
             )
-    path = folder / "result.json"
-    return read_json(path, Result) if path.is_file() else None
+    return read_result(folder)
 
 
 def _difference(earlier: Config, config: Config) -> str:

@@ -1,8 +1,8 @@
-"""Tuning: learning rate and weight decay of every experiment, chosen on held-out training images.
+"""Tuning: the learning rate and weight decay of each experiment, chosen on held-out images.
 
-Every experiment of a suite has the same budget: the pairs, the epochs and the seeds of its
-``tune``. The validation images take no part, so that what is measured on them later was not chosen
-by them.
+Every experiment of a suite has the same budget: the pairs, epochs and seeds of its ``tune``. The
+trials are scored on training images that are held out. The validation images take no part, so that
+later measurements on them are not biased by the choice.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from ruamel.yaml import YAML
 from trnet.config import Config, load
 from trnet.errors import UserError
 from trnet.files import write_aside
-from trnet.suite import train_missing
+from trnet.reproduce import train_missing
+from trnet.suite import Suite
 
-_FIRST_SEED = 1000  # apart from the seeds that are measured
+_FIRST_SEED = 1000  # above every seed that is measured
 _DIVERGED = {"top1": 0.0, "loss": float("inf")}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A pair that was tried, and how it did on the images held out.
+    """A pair that was tried, and its scores on the held-out images.
 
     Attributes
     ----------
     experiment : str
     learning_rate, weight_decay : float
     top1, loss : float
-        Mean over the seeds, of which one that diverged counts as 0 and infinity.
+        Means over the seeds. A seed from which it diverged counts as 0 and infinity.
     chosen : bool
-        Whether it is the experiment's best by Top-1, and by loss among equals; one that diverged
-        from some seed only where all did.
+        Whether it is the experiment's best by Top-1, and by loss among equals. One that diverged
+        from a seed is chosen only if all did.
     """
 
     experiment: str
@@ -50,63 +51,58 @@ class Trial:
     chosen: bool = False
 
 
-def tune(
-    configs: Sequence[Config],
-    folder: Path,
-    runs: Path,
-    results: Path,
-    devices: str,
-    jobs: int | None = None,
-) -> list[Trial]:
-    """Try every experiment's pairs, note all in ``tuning.csv``, and write the best into its file.
+def tune(suite: Suite, devices: str, jobs: int | None = None) -> list[Trial]:
+    """Try the pairs of each experiment, and write the best into its config.
+
+    In the config ``train.learning_rate`` and ``train.weight_decay`` are set; its comments and the
+    order of its keys stay. All trials are written into ``results/<suite>/tuning.csv``.
 
     Parameters
     ----------
-    configs : sequence of Config
-        A suite.
-    folder : Path
-        Where its files are: of each, ``train.learning_rate`` and ``train.weight_decay`` are set;
-        its comments and the order of its keys stay.
-    runs, results : Path
-        Trials are trained into ``runs/<suite>/tuning``; one that was stopped goes on.
+    suite : Suite
+        Trials are trained into ``runs/<suite>/tuning``. Those that were stopped resume.
     devices, jobs
-        As in :func:`trnet.suite.reproduce`.
+        As in :func:`trnet.reproduce.train_missing`.
+
+    Returns
+    -------
+    list of Trial
+        All of them, by experiment.
 
     Raises
     ------
     UserError
-        For an experiment that says not how it is tuned, whose file has another name, or of which
-        every pair diverged.
+        If an experiment has no ``tune``, its file has another name, or all its pairs diverged.
     """
+    configs = suite.configs.values()
     for config in configs:
-        file = _file(folder, config.name)
+        file = _file(suite, config.name)
         if config.tune is None:
             raise UserError(f"{config.suite}/{config.name}: tune: is missing")
         if not file.is_file() or load(file).name != config.name:
             raise UserError(
-                f"{config.suite}/{config.name}: name: {file.name} would fit as its file"
+                f"{config.suite}/{config.name}: name: expected the name of its file, "
+                f"so that {file.name} can be updated"
             )
     wanted = [run for config in configs for run in _trials(config)]
-    trained = train_missing(wanted, runs, devices, jobs, may_diverge=True)
+    trained = train_missing(wanted, suite.runs, devices, jobs, may_diverge=True)
     by_run = {(run["name"], run["seed"]): run for run in trained if run is not None}
     scored = [trial for config in configs for trial in _scored(config, by_run)]
-    path = results / configs[0].suite / "tuning.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, _csv(scored))
-    for trial in scored:
-        if trial.chosen and trial.top1 == 0 and not math.isfinite(trial.loss):
+    suite.output.mkdir(parents=True, exist_ok=True)
+    write_aside(suite.output / "tuning.csv", _csv(scored))
+    chosen = [trial for trial in scored if trial.chosen]
+    for trial in chosen:
+        if trial.top1 == 0 and not math.isfinite(trial.loss):
             raise UserError(
-                f"{configs[0].suite}/{trial.experiment}: every pair diverged; a lower "
-                "tune.learning_rate would fit"
+                f"{suite.name}/{trial.experiment}: every pair diverged; lower tune.learning_rate"
             )
-    for trial in scored:
-        if trial.chosen:
-            _write(_file(folder, trial.experiment), trial)
+    for trial in chosen:
+        _write(_file(suite, trial.experiment), trial)
     return scored
 
 
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.yaml"
+def _file(suite: Suite, name: str) -> Path:
+    return suite.folder / f"{name}.yaml"
 
 
 def _pairs(config: Config) -> list[tuple[float, float]]:
@@ -114,7 +110,7 @@ def _pairs(config: Config) -> list[tuple[float, float]]:
 
 
 def _trials(config: Config) -> Iterator[Config]:
-    """Every pair's runs, on a part of the experiment's training images, from seeds of their own."""
+    """The runs of every pair, on a part of the training images, from seeds of their own."""
     for learning_rate, weight_decay in _pairs(config):
         values = config.model_dump(exclude={"baseline", "tune"})
         values["suite"] += "/tuning"
@@ -157,7 +153,7 @@ def _csv(trials: Sequence[Trial]) -> str:
 
 
 def _write(path: Path, trial: Trial) -> None:
-    """Set a config's learning rate and weight decay, its comments and order kept."""
+    """Set a config's learning rate and weight decay; keeps its comments and order."""
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 100, True
     tree = yaml.load(path.read_text(encoding="utf-8"))

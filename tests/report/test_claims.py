@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from trnet import suite
 from trnet.errors import UserError
 from trnet.report.claims import BETTER, WORSE, Finding, details, judge, overview
 from trnet.report.published import Claim, Comparison, read_published
 from trnet.report.summary import Measurement
+from trnet.report.write import findings as found_claims
 
 ROOT = Path(__file__).parents[2]
 INFINITE = float("inf")
@@ -73,7 +73,7 @@ def test_a_claim_has_one_line_with_every_experiment():
 
 
 def test_our_claims_name_experiments_of_ours_and_sources(tmp_path):
-    found = suite.findings(ROOT / "configs", tmp_path, ROOT / "results")
+    found = found_claims(ROOT / "configs", tmp_path, ROOT / "results")
     assert {f.claim.claim for f in found} == {
         claim.claim for claim in read_published(ROOT / "results/published.yaml").claims
     }
@@ -92,7 +92,7 @@ def test_our_claims_name_experiments_of_ours_and_sources(tmp_path):
 
 def test_savings_are_against_the_other_head_of_the_comparison(tmp_path):
     """Pooling and a dense layer have a tenth of the weights of the TRL compared with them."""
-    found = suite.findings(ROOT / "configs", tmp_path, ROOT / "results")
+    found = found_claims(ROOT / "configs", tmp_path, ROOT / "results")
     by_other = {
         f.comparison.against: f.space_savings
         for f in found
@@ -104,7 +104,7 @@ def test_savings_are_against_the_other_head_of_the_comparison(tmp_path):
 
 
 def test_the_written_claims_are_those_of_the_results(tmp_path):
-    found = suite.findings(ROOT / "configs", tmp_path, ROOT / "results")
+    found = found_claims(ROOT / "configs", tmp_path, ROOT / "results")
     written = (ROOT / "results/claims.md").read_text(encoding="utf-8")
     assert overview(found) in written and details(found) in written
 
@@ -134,7 +134,7 @@ CLAIM = "claim: a, published: b, source: c"
         (f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: []}}]", "claims.0.tested_by"),
         (
             f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: [{{experiment: mnist/nothing}}]}}]",
-            "'nothing' is no experiment of mnist",
+            "expected an experiment of mnist, got 'nothing'",
         ),
         (
             f"sources: {{c: d}}\nclaims: [{{{CLAIM}, tested_by: [{{experiment: mnist/vgg}}]}}]",
@@ -147,4 +147,4 @@ def test_broken_claims_are_named(content, said, tmp_path):
     content = content if isinstance(content, bytes) else content.encode()
     (tmp_path / "published.yaml").write_bytes(content)
     with pytest.raises(UserError, match=rf"^[^\n]*published.yaml[^\n]*{said}[^\n]*$"):
-        suite.findings(ROOT / "configs", tmp_path, tmp_path)
+        found_claims(ROOT / "configs", tmp_path, tmp_path)

@@ -2,18 +2,17 @@
 
 import csv
 import io
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trnet import config, experiment, suite
+from trnet import config
 from trnet.errors import UserError
 from trnet.report.plot import plot_rank_accuracy
 from trnet.report.published import read_published
-from trnet.report.summary import read_runs, summarise
+from trnet.report.summary import summarise
 from trnet.report.table import FORMATS, table
 
 ROOT = Path(__file__).parents[2]
@@ -98,18 +97,6 @@ def test_runs_of_another_config_do_not_count(configs, runs):
     assert all(row.top1 is None for row in summarise(configs, WEIGHTS, stale, {}))
 
 
-def test_runs_are_read_from_their_folders_and_from_the_results(configs, runs, tmp_path):
-    base = configs[0]
-    folder = tmp_path / "runs/toy/base/seed1"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(result(base, 1, 0.5)))
-    (tmp_path / "results/toy").mkdir(parents=True)
-    (tmp_path / "results/toy/runs.json").write_text(json.dumps(runs))
-    found = read_runs(tmp_path / "runs", tmp_path / "results", "toy")
-    assert len(found) == 5
-    assert next(r for r in found if (r["name"], r["seed"]) == ("base", 1))["top1"] == 0.5
-
-
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("with_published", [False, True])
 def test_table(form, with_published, configs, runs, published):
@@ -167,19 +154,6 @@ def test_a_plot_of_no_known_form_is_refused(name, configs, runs, published, tmp_
     assert not list(tmp_path.glob("plot*"))
 
 
-def test_weights_are_counted_once_and_again_when_the_model_changes(configs, tmp_path):
-    counted = suite.head_weights(configs, tmp_path)
-    assert counted["small"] == 3 * 2 * 2 * 4 + 32 * 3 + 7 * 2 + 7 * 2 + 10 * 4
-    noted = tmp_path / "toy/parameters.json"
-    entry = json.loads(noted.read_text())
-    entry["small"]["weights"] = 1
-    noted.write_text(json.dumps(entry))
-    assert suite.head_weights(configs, tmp_path)["small"] == 1
-    entry["small"]["model_hash"] = "0"
-    noted.write_text(json.dumps(entry))
-    assert suite.head_weights(configs, tmp_path) == counted
-
-
 def test_tabulate_imports_no_mxnet(tabulated):
     """With the counts in results/, and with no run at all."""
     shown = tabulated("mnist")
@@ -193,84 +167,6 @@ def test_every_published_number_has_a_source():
     assert published["resnet101_trl_150"].top1 == 76.0
 
 
-def test_reproduce_trains_what_is_missing_and_reports(configs, tmp_path, capsys):
-    where = (tmp_path / "runs", tmp_path / "results", "cpu")
-    suite.reproduce(configs, [0], *where)
-    first = capsys.readouterr().out
-    assert first.count("seed 0") == 3 and "3 runs, of which 0" in first
-    written = {path.name for path in (tmp_path / "results/toy").iterdir()}
-    assert written == {
-        "table.md",
-        "table.csv",
-        "runs.json",
-        "parameters.json",
-        "rank_vs_accuracy.png",
-        "learning_curves.png",
-        "spatial_patterns.png",
-    }
-    assert "--seeds 0" in (tmp_path / "results/toy/table.md").read_text()
-    suite.reproduce(configs, [0], *where)
-    again = capsys.readouterr().out
-    assert "3 runs, of which 3" in again and "seed" not in again
-
-
-@pytest.mark.parametrize(
-    "file, content",
-    [
-        ("results/toy/parameters.json", "{"),
-        ("results/toy/runs.json", "[{]"),
-        ("results/toy/parameters.json", "[]"),
-        ("results/toy/parameters.json", '{"base": {"weights": 3}}'),
-        ("results/toy/runs.json", '{"runs": []}'),
-        ("results/toy/runs.json", '[{"name": "base", "seed": "first"}]'),
-        ("runs/toy/base/seed0/result.json", "3"),
-        ("results/published.yaml", "toy: {base: [1, 2]}"),
-        ("results/published.yaml", "toy: {base: {top9: 1}}"),
-        ("results/published.yaml", "toy: [1"),
-        ("results/published.yaml", "toy: {base: {source: hearsay}}"),
-        ("runs/toy/base/seed0/result.json", ""),
-    ],
-)
-def test_damaged_files_are_named(file, content, configs, tmp_path):
-    suite.head_weights(configs, tmp_path / "results")
-    path = tmp_path / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    with pytest.raises(UserError, match=rf"^[^\n]*{path.name}[^\n]*$"):
-        suite.rows(configs, tmp_path / "runs", tmp_path / "results")
-    assert path.read_text() == content
-
-
-def test_a_report_is_written_again_from_results_alone(configs, runs, published, tmp_path):
-    """No run folder, one experiment not measured, and no picture of what was learnt."""
-    folder = tmp_path / "results/toy"
-    folder.mkdir(parents=True)
-    curve = {"train_loss": [2.0, 1.0], "top1": [0.5, 0.9]}
-    (folder / "runs.json").write_text(json.dumps([{**run, "curve": curve} for run in runs]))
-    suite.write_report(configs, tmp_path / "runs", tmp_path / "results")
-    written = {path.name for path in folder.iterdir()}
-    assert {"table.md", "table.csv", "rank_vs_accuracy.png", "learning_curves.png"} < written
-    assert "spatial_patterns.png" not in written
-    assert "4000 images to train on" in (folder / "table.md").read_text()
-
-
-def test_a_suite_without_a_run_has_a_table_and_no_plot(configs, tmp_path):
-    suite.write_report(configs, tmp_path / "runs", tmp_path / "results")
-    written = {path.name for path in (tmp_path / "results/toy").iterdir()}
-    assert written == {"table.md", "table.csv", "parameters.json"}
-
-
-def test_patterns_are_of_the_configs_own_runs(configs, tmp_path, monkeypatch):
-    """A run folder of another config by that name, or without its checkpoint, is passed over."""
-    config = configs[1].with_seed(0)
-    folder = tmp_path / "runs/toy" / config.name / "seed0"
-    assert experiment.patterns(config, tmp_path / "runs", 3) is None
-    (folder / "checkpoints").mkdir(parents=True)
-    for made in (config, configs[0]):
-        (folder / "result.json").write_text(json.dumps(result(made, 0, 0.5)))
-        assert experiment.patterns(config, tmp_path / "runs", 3) is None
-
-
 def test_published_curves_are_drawn_beside(configs, runs, published, tmp_path):
     rows = summarise(configs, WEIGHTS, runs, {})
     beside = summarise(configs, WEIGHTS, [], published)
@@ -280,15 +176,6 @@ def test_published_curves_are_drawn_beside(configs, runs, published, tmp_path):
     assert "TRL, measured" in drawn
 
 
-def test_beside_is_the_suite_that_is_named(configs, tmp_path):
-    (tmp_path / "results").mkdir()
-    path = tmp_path / "results/published.yaml"
-    where = (tmp_path / "configs/toy", tmp_path / "runs", tmp_path / "results")
-    assert suite.beside(*where) == []
-    path.write_text("beside: {toy: toy}")
-    assert [row.name for row in suite.beside(*where)] == ["base", "tiny", "small"]
-
-
 def test_heads_of_every_kind_are_drawn(configs, runs, tmp_path):
     rows = [
         replace(row, kind="a new kind") if row.baseline else row
@@ -296,12 +183,3 @@ def test_heads_of_every_kind_are_drawn(configs, runs, tmp_path):
     ]
     plot_rank_accuracy(rows, "toy", tmp_path / "plot.svg")
     assert "a new kind, measured" in (tmp_path / "plot.svg").read_text()
-
-
-def test_data_are_looked_for_before_anything_is_trained(configs, tmp_path):
-    values = configs[1].model_dump()
-    values["dataset"]["samples"] = 5000
-    few = [configs[0], config.Config.model_validate(values)]
-    with pytest.raises(UserError, match=r"^toy/small: dataset.samples: got 5000[^\n]*$"):
-        suite.reproduce(few, [0], tmp_path / "runs", tmp_path / "results", "cpu")
-    assert not (tmp_path / "runs").exists()

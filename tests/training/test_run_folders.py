@@ -47,7 +47,8 @@ def test_another_config_does_not_touch_a_run(finished):
     runs, _, _ = finished
     before = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
     other = config.load(CONFIG, ["train.epochs=2", "train.schedule.warmup_epochs=0"])
-    with pytest.raises(UserError, match=r"train\.epochs: 1 there, 2 here"):
+    said = r"train\.epochs: 1 there, 2 here\); delete it or use another --runs$"
+    with pytest.raises(UserError, match=said):
         experiment.train(other, None, runs, CPU.devices)
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before
 
@@ -72,7 +73,9 @@ def test_a_checkpoint_scores_as_its_epoch_did(finished):
 
 def test_half_precision_on_a_cpu_is_refused(tmp_path):
     chosen = config.load(CONFIG, ["train.dtype=float16"])
-    with pytest.raises(UserError, match=r"^mnist/\S+: train\.dtype: got float16 on a CPU[^\n]*$"):
+    with pytest.raises(
+        UserError, match=r"^mnist/\S+: train\.dtype: expected float32 on a CPU[^\n]*$"
+    ):
         experiment.train(chosen, None, tmp_path, CPU.devices)
     assert not list(tmp_path.iterdir())
 

@@ -29,16 +29,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Draw the plot."""
-    from trnet import config, suite
+    from trnet.report.write import write_rank_accuracy
+    from trnet.suite import Suite
 
-    configs = config.load_suite(options.suite)
-    rows = suite.rows(configs, options.runs, options.results)
-    name = configs[0].suite
-    output = options.output or options.results / name / "rank_vs_accuracy.png"
-
-    from trnet.report.plot import plot_rank_accuracy
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = suite.beside(options.suite, options.runs, options.results)
-    plot_rank_accuracy(rows, suite.plot_title(name, rows), output, beside)
+    suite = Suite.load(options.suite, options.runs, options.results)
+    output = options.output or suite.output / "rank_vs_accuracy.png"
+    write_rank_accuracy(suite, output)
     print(f"Written to {output}")

@@ -35,12 +35,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Write each suite's report, and the claims."""
-    from trnet import config, suite
+    from trnet.report.write import write_claims, write_report
+    from trnet.suite import Suite
 
     for folder in options.suites:
-        configs = config.load_suite(folder)
-        beside = suite.beside(folder, options.runs, options.results)
-        suite.write_report(configs, options.runs, options.results, beside)
-        print(f"Written to {options.results / configs[0].suite}/")
-    suite.write_claims(options.configs, options.runs, options.results)
+        suite = Suite.load(folder, options.runs, options.results)
+        write_report(suite)
+        print(f"Written to {suite.output}/")
+    write_claims(options.configs, options.runs, options.results)
     print(f"Written to {options.results / 'claims.md'}")

@@ -34,18 +34,11 @@ def run(options: Namespace) -> None:
             f"--seeds: expected distinct integers ≥ 0 separated by commas, got {options.seeds!r}"
         )
 
-    from trnet import config, suite
     from trnet.report.table import table
+    from trnet.reproduce import reproduce
+    from trnet.suite import Suite
 
-    configs = config.load_suite(options.suite)
-    suite.reproduce(
-        configs,
-        [int(seed) for seed in seeds],
-        options.runs,
-        options.results,
-        options.devices,
-        options.jobs,
-        suite.beside(options.suite, options.runs, options.results),
-    )
-    print(f"\n{table(suite.rows(configs, options.runs, options.results))}\n")
-    print(f"Written to {options.results / configs[0].suite}/")
+    suite = Suite.load(options.suite, options.runs, options.results)
+    suite = reproduce(suite, [int(seed) for seed in seeds], options.devices, options.jobs)
+    print(f"\n{table(suite.rows)}\n")
+    print(f"Written to {suite.output}/")

@@ -29,8 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Print the table."""
-    from trnet import config, suite
     from trnet.report.table import table
+    from trnet.suite import Suite
 
-    configs = config.load_suite(options.suite)
-    print(table(suite.rows(configs, options.runs, options.results), options.format).rstrip())
+    suite = Suite.load(options.suite, options.runs, options.results)
+    print(table(suite.rows, options.format).rstrip())

@@ -25,13 +25,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Try the pairs and show what was chosen."""
-    from trnet import config, tuning
+    from trnet.suite import Suite
+    from trnet.tuning import tune
 
-    configs = config.load_suite(options.suite)
-    trials = tuning.tune(
-        configs, options.suite, options.runs, options.results, options.devices, options.jobs
-    )
-    for trial in trials:
+    suite = Suite.load(options.suite, options.runs, options.results)
+    for trial in tune(suite, options.devices, options.jobs):
         if trial.chosen:
             print(
                 f"{trial.experiment:<24} learning rate {trial.learning_rate:<6g} weight decay "

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 
 from scipy.special import stdtrit
 
 from trnet.config import Config, DenseHead, TCLHead, TRLHead
-from trnet.files import Result, read_json
 from trnet.report.published import Published
+from trnet.result import Result
 from trnet.savings import space_savings
 from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS
 
@@ -117,17 +116,7 @@ def summarise(
     )
 
 
-def read_runs(runs: Path, results: Path, suite: str) -> list[dict]:
-    """Results of a suite in ``results`` and in its run folders, which take precedence."""
-    noted = results / suite / "runs.json"
-    found = read_json(noted, list[Result]) if noted.is_file() else []
-    paths = (runs / suite).glob("*/seed*/result.json")
-    found += [read_json(path, Result) for path in paths]
-    latest = {(run["name"], run["seed"], run["config_hash"]): run for run in found}
-    return [latest[key] for key in sorted(latest)]
-
-
-def current(runs: Sequence[dict], configs: Sequence[Config]) -> list[dict]:
+def current(runs: Sequence[Result], configs: Sequence[Config]) -> list[Result]:
     """The results that were made by the configs as they are now."""
     hashes = {config.name: config.hash for config in configs}
     return [run for run in runs if hashes.get(run["name"]) == run["config_hash"]]

@@ -15,12 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mxnet.gluon import HybridBlock, Trainer
+from typing_extensions import TypedDict
 
 from trnet.errors import UserError
-from trnet.files import Epoch, read_json
+from trnet.files import read_json
 
 _PREFIX = "epoch-"
 _NAME = re.compile(_PREFIX + r"\d{4,}")  # anything else in the folder is the user's
+
+
+class Epoch(TypedDict):
+    """What a training that resumes needs of an epoch's metrics; there are more."""
+
+    epoch: int
+    top1: float
 
 
 def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dict]) -> None:

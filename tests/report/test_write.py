@@ -1,0 +1,36 @@
+"""What is written of a suite, from its results alone and without any."""
+
+from toy_suite import make_results, make_suite
+
+from trnet.report.write import write_rank_accuracy, write_report
+from trnet.result import write_results
+
+
+def test_a_report_is_written_again_from_results_alone(tmp_path):
+    """No run folder, one experiment not measured, and no picture of what was learnt."""
+    suite = make_suite(tmp_path)
+    suite.output.mkdir(parents=True)
+    write_results(suite.output / "runs.json", make_results(suite))
+    noted = (suite.output / "runs.json").read_bytes()
+    write_report(suite)
+    written = {path.name for path in suite.output.iterdir()}
+    assert {"table.md", "table.csv", "rank_vs_accuracy.png", "learning_curves.png"} < written
+    assert "spatial_patterns.png" not in written
+    assert "4000 images to train on" in (suite.output / "table.md").read_text()
+    assert (suite.output / "runs.json").read_bytes() == noted
+
+
+def test_a_suite_without_a_run_has_a_table_and_no_plot(tmp_path):
+    suite = make_suite(tmp_path)
+    write_report(suite)
+    written = {path.name for path in suite.output.iterdir()}
+    assert written == {"table.md", "table.csv", "parameters.json"}
+
+
+def test_a_plots_title_says_over_how_many_seeds(tmp_path):
+    suite = make_suite(tmp_path)
+    suite.output.mkdir(parents=True)
+    write_results(suite.output / "runs.json", make_results(suite))
+    write_rank_accuracy(suite, tmp_path / "plots/plot.svg")
+    drawn = (tmp_path / "plots/plot.svg").read_text()
+    assert "toy: Top-1 by the head's rank, mean and 95 % interval over 2 to 3 seeds" in drawn

@@ -1,0 +1,131 @@
+"""A suite: what it reads, when it reads it, and what is damaged."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from toy_suite import make_result, make_results, make_suite
+
+from trnet import experiment
+from trnet.errors import UserError
+from trnet.result import write_result, write_results
+from trnet.suite import Suite
+
+
+@pytest.fixture
+def suite(tmp_path) -> Suite:
+    return make_suite(tmp_path)
+
+
+def test_weights_are_counted_once_and_again_when_the_model_changes(suite, monkeypatch):
+    counted = suite.weights
+    assert counted["small"] == 3 * 2 * 2 * 4 + 32 * 3 + 7 * 2 + 7 * 2 + 10 * 4
+    assert list(counted) == ["base", "small", "tiny"]
+
+    built, build = [], experiment.build
+    monkeypatch.setattr(
+        experiment, "build", lambda config, *of: built.append(config.name) or build(config, *of)
+    )
+    noted = suite.output / "parameters.json"
+    entry = json.loads(noted.read_text())
+    entry["small"]["weights"] = 1
+    noted.write_text(json.dumps(entry))
+    assert replace(suite).weights["small"] == 1 and built == []
+    entry["small"]["model_hash"] = "0"
+    noted.write_text(json.dumps(entry))
+    assert replace(suite).weights == counted and built == ["small"]
+
+
+def test_a_suite_whose_weights_are_noted_imports_no_mxnet(suite, run_python):
+    """With runs that are noted, and without run folders."""
+    assert suite.weights
+    write_results(suite.output / "runs.json", make_results(suite))
+    where = [str(path) for path in (suite.folder, suite.runs, suite.results)]
+    run_python(
+        f"""
+        import sys
+        from trnet.report.write import write_report
+        from trnet.suite import Suite
+        suite = Suite.load(*map(__import__("pathlib").Path, {where!r}))
+        assert [row.name for row in suite.rows] == ["base", "tiny", "small"]
+        assert suite.rows[0].top1.seeds == 2 and suite.beside == []
+        assert not {{"mxnet", "matplotlib"}} & set(sys.modules)
+        write_report(suite)
+        assert "mxnet" not in sys.modules
+        """
+    )
+
+
+def test_results_are_read_from_run_folders_before_those_that_are_noted(suite):
+    suite.output.mkdir(parents=True)
+    write_results(suite.output / "runs.json", make_results(suite))
+    folder = suite.runs / "toy/base/seed1"
+    folder.mkdir(parents=True)
+    write_result(folder, make_result(suite.configs["base"], 1, 0.5))
+    assert [(run["name"], run["seed"], run["top1"]) for run in suite.measured] == [
+        ("base", 0, 0.90),
+        ("base", 1, 0.5),
+        ("small", 0, 0.91),
+        ("small", 1, 0.93),
+        ("small", 2, 0.80),
+    ]
+
+
+def test_results_of_earlier_configs_are_left_out(suite):
+    suite.output.mkdir(parents=True)
+    stale = [{**run, "config_hash": "0"} for run in make_results(suite)]
+    write_results(suite.output / "runs.json", stale)
+    assert suite.measured == [] and all(row.top1 is None for row in suite.rows)
+
+
+def test_what_was_read_is_kept_until_the_suite_is_replaced(suite):
+    assert suite.measured == []
+    suite.output.mkdir(parents=True)
+    write_results(suite.output / "runs.json", make_results(suite))
+    assert suite.measured == [] and len(replace(suite).measured) == 5
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("results/toy/parameters.json", "{"),
+        ("results/toy/runs.json", "[{]"),
+        ("results/toy/parameters.json", "[]"),
+        ("results/toy/parameters.json", '{"base": {"weights": 3}}'),
+        ("results/toy/runs.json", '{"runs": []}'),
+        ("results/toy/runs.json", '[{"name": "base", "seed": "first"}]'),
+        ("runs/toy/base/seed0/result.json", "3"),
+        ("results/published.yaml", "toy: {base: [1, 2]}"),
+        ("results/published.yaml", "toy: {base: {top9: 1}}"),
+        ("results/published.yaml", "toy: [1"),
+        ("results/published.yaml", "toy: {base: {source: hearsay}}"),
+        ("runs/toy/base/seed0/result.json", ""),
+    ],
+)
+def test_damaged_files_are_named(file, content, suite, tmp_path):
+    assert suite.weights
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"^[^\n]*{path.name}[^\n]*$"):
+        replace(suite).rows  # noqa: B018
+    assert path.read_text() == content
+
+
+def test_beside_is_the_suite_that_is_named(suite):
+    suite.results.mkdir()
+    assert suite.beside == []
+    (suite.results / "published.yaml").write_text("beside: {toy: toy}")
+    assert [row.name for row in replace(suite).beside] == ["base", "tiny", "small"]
+
+
+def test_patterns_are_of_the_configs_own_runs(suite):
+    """A run folder of another config with that name, or without its checkpoint, is skipped."""
+    config = suite.configs["tiny"].with_seed(0)
+    folder = suite.runs / "toy/tiny/seed0"
+    assert experiment.patterns(config, suite.runs, 3) is None
+    (folder / "checkpoints").mkdir(parents=True)
+    for made in (config, suite.configs["base"]):
+        write_result(folder, make_result(made, 0, 0.5))
+        assert experiment.patterns(config, suite.runs, 3) is None
+        assert replace(suite).spatial_patterns(3) == {}

@@ -1,0 +1,186 @@
+"""``result.json``: what a finished run measured. It is described, written and read here only.
+
+A run writes it last, so a run folder without it is not finished. ``results/<suite>/runs.json`` has
+the results of a suite in a list.
+
+A result without a ``version`` is of version 1. The rule for changes: a new key is ``NotRequired``
+and keeps the version. To remove a key, or to change its meaning or its unit, raise :data:`VERSION`
+and convert earlier versions in the readers here, so that no other module has to know them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from typing_extensions import NotRequired, TypedDict
+
+from trnet import __version__
+from trnet.files import read_json, write_aside
+
+VERSION = 1
+_PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
+
+
+class Images(TypedDict):
+    """The data set of a run: its name, and how many images were trained on and scored."""
+
+    name: str
+    train: int
+    validation: int
+
+
+class Curve(TypedDict):
+    """One value per epoch: the mean training loss in nats, and Top-1 as a share from 0 to 1."""
+
+    train_loss: list[float]
+    top1: list[float]
+
+
+class Parameters(TypedDict):
+    """Numbers of parameters by what they are for."""
+
+    weights: int
+    biases: int
+    normalisation: int
+
+
+class Result(TypedDict):
+    """A finished run.
+
+    Attributes
+    ----------
+    version : int
+        Of this structure; 1 if it is absent.
+    name, suite : str
+        The experiment.
+    seed : int
+    config_hash : str
+        Of all that decides the outcome except the seed; see :attr:`trnet.config.Config.hash`.
+    dataset : Images
+    top1, top5 : float
+        Shares of the scored images, from 0 to 1, after the last epoch.
+    loss : float
+        Mean cross entropy of the scored images, in nats, after the last epoch.
+    curve : Curve
+    head_parameters : Parameters
+    baseline_head_weights : int
+        Weights in the head of the experiment's baseline; its own if it is a baseline.
+    space_savings : float
+        1 − weights / baseline's weights, a share.
+    epochs : int
+    wall_seconds : float
+        Seconds that the epochs took, with their evaluations, all sessions together.
+    images_per_second : float
+        Images trained on per second, the median over the epochs.
+    versions : dict of str to str
+        Of Python and of the packages that the outcome depends on.
+    processor : str
+        The CPU and its cores, or the GPUs.
+    threads : str
+        ``OMP_NUM_THREADS``, or that MXNet chose.
+    workers : int
+        Processes that trained together.
+    """
+
+    version: NotRequired[int]
+    name: str
+    suite: str
+    seed: int
+    config_hash: str
+    dataset: Images
+    top1: float
+    top5: float
+    loss: float
+    curve: Curve
+    head_parameters: Parameters
+    baseline_head_weights: int
+    space_savings: float
+    epochs: int
+    wall_seconds: float
+    images_per_second: float
+    versions: dict[str, str]
+    processor: str
+    threads: str
+    workers: int
+
+
+def _check_version(content: Any) -> Any:
+    """Refuse another version for what it is, before its keys are taken for damaged ones."""
+    version = content.get("version", 1) if isinstance(content, dict) else VERSION
+    if version != VERSION:
+        raise ValueError(
+            f"expected a result of version {VERSION}, got version {version}; "
+            "it was written by another release of trnet"
+        )
+    return content
+
+
+_Checked = Annotated[Result, BeforeValidator(_check_version)]
+
+
+def read_result(folder: Path) -> Result | None:
+    """Read the result in a run folder; None if the run is not finished.
+
+    Raises
+    ------
+    UserError
+        One line with the file and what is wrong with it: it is damaged, lacks a key, or is of
+        another version.
+    """
+    path = folder / "result.json"
+    return read_json(path, _Checked) if path.is_file() else None
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write the result of a run into its folder; this finishes the run."""
+    write_aside(folder / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def read_results(path: Path) -> list[Result]:
+    """Read the results of a suite from its ``runs.json``; none if there is no such file.
+
+    Raises
+    ------
+    UserError
+        As :func:`read_result` does.
+    """
+    return read_json(path, list[_Checked]) if path.is_file() else []
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Write the results of a suite into its ``runs.json``."""
+    write_aside(path, json.dumps(results, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+
+
+def processor(devices: Sequence) -> str:
+    """What computes on MXNet's ``devices``: the CPU and its cores, or the GPUs."""
+    if devices[0].device_type == "gpu":
+        return ", ".join(map(str, devices))
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _version(package: str) -> str:
+    candidates = ("mxnet", "mxnet-cu112") if package == "mxnet" else (package,)
+    for candidate in candidates:
+        try:
+            return metadata.version(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return __version__ if package == "trnet" else "unknown"
