@@ -302,6 +302,6 @@ def test_data_are_looked_for_before_anything_is_trained(configs, tmp_path):
     values = configs[1].model_dump()
     values["dataset"]["samples"] = 5000
     few = [configs[0], config.Config.model_validate(values)]
-    with pytest.raises(UserError, match=r"^toy/small: dataset.samples: got 5000[^\n]*$"):
+    with pytest.raises(UserError, match=r"^toy/small: dataset.samples: expected [^\n]*got 5000$"):
         suite.reproduce(few, [0], tmp_path / "runs", tmp_path / "results", "cpu")
     assert not (tmp_path / "runs").exists()

@@ -91,7 +91,7 @@ def check_data(config: Config) -> None:
     UserError
         That names the experiment.
     """
-    if not find_dataset(config).adjustable:
+    if find_dataset(config).in_memory:
         try:
             load(config)
         except UserError as error:
@@ -328,12 +328,12 @@ def find_dataset(config: Config) -> DataSet:
     dataset = DATASETS[wanted.name]
     for key in ("classes", "size"):
         value = getattr(wanted, key)
-        if value is not None and not dataset.adjustable:
+        if value is not None and not dataset.takes_size:
             with _naming(config, f"dataset.{key}"):
                 raise ValueError(f"got {value}; {wanted.name} has its own, leave it")
     for key in ("samples", "holdout"):
         value = getattr(wanted, key)
-        if value is not None and dataset.adjustable:
+        if value is not None and not dataset.takes_samples:
             with _naming(config, f"dataset.{key}"):
                 raise ValueError(f"got {value}; {wanted.name} is used whole, leave it")
     channels, height, width = dataset.shape
