@@ -140,7 +140,7 @@ def peak_memory(chosen: Config, batch: int) -> float:
 def pipeline_throughput(threads: int) -> list[dict]:
     """Images per second of the ImageNet pipelines, from records and from a folder."""
     from trnet.data import DATASETS, Request
-    from trnet.data.records import prepare
+    from trnet.data.prepare import prepare
 
     dataset = DATASETS["imagenet"]
     with tempfile.TemporaryDirectory() as name:

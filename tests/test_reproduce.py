@@ -37,7 +37,7 @@ def test_data_are_checked_before_anything_is_trained(tmp_path):
     values = suite.configs["small"].model_dump()
     values["dataset"]["samples"] = 5000
     few = {"base": suite.configs["base"], "small": Config.model_validate(values)}
-    with pytest.raises(UserError, match=r"^toy/small: dataset.samples: got 5000[^\n]*$"):
+    with pytest.raises(UserError, match=r"^toy/small: dataset.samples: expected [^\n]*got 5000$"):
         reproduce(replace(suite, configs=few), [0], "cpu")
     assert not suite.runs.exists()
 

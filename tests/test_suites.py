@@ -134,10 +134,10 @@ def test_factorisations_of_fashion_mnist_are_of_equal_size():
 
 @pytest.mark.parametrize("name", ["mnist", "imagenet", *TUNED])
 def test_the_counts_in_results_are_those_of_the_networks(name, tmp_path):
-    noted = (ROOT / "results" / name / "parameters.json").read_text()
+    noted = json.loads((ROOT / "results" / name / "parameters.json").read_text())
     weights = Suite.load(CONFIGS / name, tmp_path, tmp_path).weights
-    assert noted == (tmp_path / name / "parameters.json").read_text()
-    assert weights == {key: head["weights"] for key, head in json.loads(noted).items()}
+    assert noted == json.loads((tmp_path / name / "parameters.json").read_text())
+    assert weights == {key: head["weights"] for key, head in noted.items()}
 
 
 def test_imagenets_table_needs_no_run_and_no_mxnet(tabulated):

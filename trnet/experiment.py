@@ -96,7 +96,7 @@ def check_data(config: Config) -> None:
         With the experiment's name.
     """
     dataset = find_dataset(config)
-    if not dataset.adjustable:
+    if dataset.in_memory:
         try:
             load(config, dataset)
         except UserError as error:
@@ -316,18 +316,18 @@ def find_dataset(config: Config) -> DataSet:
     wanted = config.dataset
     with _naming(config, "dataset.name"):
         if wanted.name not in DATASETS:
-            raise ValueError(f"expected one of {', '.join(DATASETS)}; got {wanted.name!r}")
+            raise ValueError(f"expected one of {', '.join(DATASETS)}, got {wanted.name!r}")
     dataset = DATASETS[wanted.name]
     for key in ("classes", "size"):
         value = getattr(wanted, key)
-        if value is not None and not dataset.adjustable:
+        if value is not None and not dataset.takes_size:
             with _naming(config, f"dataset.{key}"):
-                raise ValueError(f"got {value}; {wanted.name} has its own, leave it")
+                raise ValueError(f"expected none for {wanted.name}, which has its own, got {value}")
     for key in ("samples", "holdout"):
         value = getattr(wanted, key)
-        if value is not None and dataset.adjustable:
+        if value is not None and not dataset.takes_samples:
             with _naming(config, f"dataset.{key}"):
-                raise ValueError(f"got {value}; {wanted.name} is used whole, leave it")
+                raise ValueError(f"expected none for {wanted.name}, which is used whole, got {value}")
     channels, height, width = dataset.shape
     return replace(
         dataset,

@@ -55,7 +55,7 @@ def run(options: Namespace) -> None:
     # MXNet, which verifies, decodes in threads of its own: one, unless this is set when it loads.
     os.environ.setdefault("MXNET_CPU_WORKER_NTHREADS", str(jobs))
 
-    from trnet.data.records import prepare
+    from trnet.data.prepare import prepare
 
     done = prepare(options.source, options.output, options.resize, options.quality, jobs)
     if not done.made:

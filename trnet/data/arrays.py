@@ -1,4 +1,4 @@
-"""Data sets small enough to hold in memory: batches from arrays, and their augmentation."""
+"""Data sets that are held in memory: batches from arrays, and their augmentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trnet.data.source import Batch, DataSource, Request
 from trnet.errors import UserError
 from trnet.tensor.backend import mx
 
-# Images that are augmented at once: of a small batch alone, launching the operators costs the most.
+# Images that are augmented at once: for one small batch, launching the operators costs the most.
 _CHUNK = 1024
 
 Augmentation = Callable[[mx.nd.NDArray, np.random.Generator], mx.nd.NDArray]
@@ -44,34 +44,37 @@ def from_arrays(
     std: Sequence[float],
     augmentation: Augmentation,
 ) -> DataSource:
-    """Make a data source of arrays.
+    """Make a data source from arrays.
 
     Parameters
     ----------
     request : Request
     train, validation : Part
     mean, std : sequence of float
-        Of the training images' values in [0, 1], by channel, for their normalisation.
+        Of the training images' values in [0, 1], per channel, for their normalisation.
     augmentation : callable
         From images in [0, 1] and a generator to images in [0, 1].
 
     Raises
     ------
     UserError
-        Where more samples are asked for than there are, or none are left to score or to train on.
+        If the request has more samples than there are, or a holdout that leaves none to score or
+        none to train on.
     """
-    train, validation = _asked_for(request, train, validation)
+    train, validation = _requested(request, train, validation)
+    # (channels,) -> (1, channels, 1, 1)
     mean, std = (mx.nd.array(values).reshape((1, -1, 1, 1)) for values in (mean, std))
     shard = request.shard
 
     def batch(part: Part, rows: np.ndarray, rng: np.random.Generator | None) -> Batch:
+        # (rows, channels, height, width), uint8 in [0, 255] -> float32 in [0, 1]
         images = mx.nd.array(part.images[rows], dtype="float32") / 255
         if rng is not None and request.augment:
             images = augmentation(images, rng)
         return (images - mean) / std, mx.nd.array(part.labels[rows], dtype="float32")
 
     def own(whole: Batch) -> Batch:
-        """A worker's part of a batch, made as a whole so that it does not depend on how many."""
+        """A worker's rows of a batch that is made whole, so that no image depends on the shards."""
         rows = shard.slice(len(whole[0]))
         return tuple(array[rows.start : rows.stop] for array in whole)
 
@@ -101,14 +104,14 @@ def from_arrays(
     return source
 
 
-def _asked_for(request: Request, train: Part, validation: Part) -> tuple[Part, Part]:
-    """The parts that a request is for: some samples to train on, and others of them to score."""
+def _requested(request: Request, train: Part, validation: Part) -> tuple[Part, Part]:
+    """The parts that a request names: some samples, of which a fraction is scored instead."""
     rng = np.random.default_rng(request.seed)
     if request.samples is not None:
         if request.samples > len(train.labels):
             raise UserError(
-                f"dataset.samples: got {request.samples}; at most the {len(train.labels)} images "
-                "that there are to train on would fit"
+                f"dataset.samples: expected at most {len(train.labels)}, the number of images to "
+                f"train on, got {request.samples}"
             )
         train = train[_evenly_by_class(train.labels, rng)[: request.samples]]
     if request.holdout:
@@ -116,19 +119,19 @@ def _asked_for(request: Request, train: Part, validation: Part) -> tuple[Part, P
         n_scored = round(request.holdout * len(rows))
         if not 0 < n_scored < len(rows):
             raise UserError(
-                f"dataset.holdout: got {request.holdout}, which is {n_scored} of {len(rows)} "
-                "images; some to score and some to train on would fit"
+                "dataset.holdout: expected a fraction that leaves images to score and images to "
+                f"train on, got {request.holdout}, which scores {n_scored} of {len(rows)} images"
             )
         train, validation = train[rows[n_scored:]], train[rows[:n_scored]]
     return train, validation
 
 
 def _evenly_by_class(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """All rows in a random order, of which every beginning has as many of each class as it can."""
+    """All rows in a random order whose first n rows, for every n, have the classes evenly."""
     rows = rng.permutation(len(labels))
     by_class = rows[np.argsort(labels[rows], kind="stable")]
     counts = np.unique(labels, return_counts=True)[1]
-    # The share of its class that is behind a row, with chance for a tie.
+    # A row's turn is the share of its class that comes before it; the draw breaks ties.
     turns = np.concatenate([(np.arange(n) + rng.random()) / n for n in counts])
     return by_class[np.argsort(turns, kind="stable")]
 
@@ -141,7 +144,7 @@ def warp(
     shift: float = 0.15,
     shear: float = 0.1,
 ) -> mx.nd.NDArray:
-    """Warp every image by a small affine map of its own, bilinearly, with black from outside.
+    """Warp every image by its own small affine map, bilinearly; pixels from outside are black.
 
     Parameters
     ----------
@@ -151,9 +154,9 @@ def warp(
     rotation : float
         Largest angle, in degrees.
     scale, shear : float
-        Largest change of either axis's length, and largest shear.
+        Largest relative change of either axis's length, and largest shear.
     shift : float
-        Largest shift, in halves of the image's side.
+        Largest shift, in halves of the image's side, as the grid spans [-1, 1].
     """
     n, _, height, width = images.shape
     angle = np.deg2rad(rng.uniform(-rotation, rotation, n))
@@ -162,20 +165,21 @@ def warp(
     shear_x = rng.uniform(-shear, shear, n)
     cos, sin = np.cos(angle), np.sin(angle)
     rows = [scale_x * cos, shear_x - scale_x * sin, shift_x, scale_y * sin, scale_y * cos, shift_y]
-    theta = mx.nd.array(np.stack(rows, axis=1))
+    theta = mx.nd.array(np.stack(rows, axis=1))  # (n, 6), an affine map of 2 rows per image
     grid = mx.nd.GridGenerator(theta, transform_type="affine", target_shape=(height, width))
-    return mx.nd.BilinearSampler(images, grid)
+    return mx.nd.BilinearSampler(images, grid)  # grid: (n, 2, height, width)
 
 
 def shift_and_flip(
     images: mx.nd.NDArray, rng: np.random.Generator, pixels: int = 2
 ) -> mx.nd.NDArray:
-    """Shift every image by up to some pixels, with black from outside, and mirror half of them."""
+    """Shift every image by at most ``pixels``, with black from outside, and mirror half of them."""
     n, _, height, width = images.shape
     padded = np.pad(images.asnumpy(), ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
+    # (n, channels, 2·pixels + 1, 2·pixels + 1, height, width), a view
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
     rows, columns = rng.integers(0, 2 * pixels + 1, (2, n))
-    shifted = windows[np.arange(n), :, rows, columns]
+    shifted = windows[np.arange(n), :, rows, columns]  # (n, channels, height, width)
     mirrored = rng.random(n) < 0.5
     shifted[mirrored] = shifted[mirrored, :, :, ::-1]
     return mx.nd.array(shifted)

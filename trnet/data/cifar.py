@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their binary files."""
+"""CIFAR-10 and CIFAR-100, from their binary files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,11 @@ _PADDING = 4  # pixels, as is usual for CIFAR
 
 def cifar10(request: Request) -> DataSource:
     """50 000 and 10 000 images in 10 classes (Krizhevsky 2009): six files of the binary version."""
-    train, test = (
-        [f"data_batch_{i}.bin" for i in range(1, 6)],
-        ["test_batch.bin"],
-    )
     read = partial(_read, request, "cifar-10-binary.tar.gz", 1)
     return from_arrays(
         request,
-        read(train),
-        read(test),
+        read([f"data_batch_{i}.bin" for i in range(1, 6)]),
+        read(["test_batch.bin"]),
         mean=[0.4914, 0.4822, 0.4465],
         std=[0.2470, 0.2435, 0.2616],
         augmentation=partial(shift_and_flip, pixels=_PADDING),
@@ -35,7 +31,7 @@ def cifar10(request: Request) -> DataSource:
 
 def cifar100(request: Request) -> DataSource:
     """50 000 and 10 000 images in 100 classes (Krizhevsky 2009): train.bin and test.bin."""
-    read = partial(_read, request, "cifar-100-binary.tar.gz", 2)  # a coarse label, then the fine
+    read = partial(_read, request, "cifar-100-binary.tar.gz", 2)  # the coarse label, then the fine
     return from_arrays(
         request,
         read(["train.bin"]),
@@ -47,17 +43,17 @@ def cifar100(request: Request) -> DataSource:
 
 
 def _read(request: Request, archive: str, n_labels: int, names: Sequence[str]) -> Part:
-    """Records of some files: labels of a byte each, the last of which counts, and the pixels."""
+    """Read the records of some files: one byte per label, of which the last counts, and pixels."""
     where = f"https://www.cs.toronto.edu/~kriz/{archive}"
     if request.root is None:
-        raise UserError(f"dataset.root: is missing; the folder with the files of {where} would fit")
+        raise UserError(f"dataset.root: expected a folder with the files of {where}, got none")
     records = [_records(Path(request.root) / name, n_labels, where) for name in names]
-    joined = np.concatenate(records)
+    joined = np.concatenate(records)  # (n, labels + 3·32·32)
     labels = joined[:, n_labels - 1].astype(np.int64)
     if labels.max() >= request.classes:
         raise UserError(
-            f"dataset.root: {request.root} has labels up to {labels.max()}; below "
-            f"{request.classes} would fit"
+            f"dataset.root: expected labels below {request.classes} in {request.root}, got "
+            f"{labels.max()}"
         )
     return Part(joined[:, n_labels:].reshape(-1, *_SHAPE), labels)
 
@@ -66,14 +62,12 @@ def _records(path: Path, n_labels: int, where: str) -> np.ndarray:
     try:
         content = np.fromfile(path, np.uint8)
     except FileNotFoundError:
-        raise UserError(
-            f"dataset.root: there is no {path}; the files of {where} would fit"
-        ) from None
+        raise UserError(f"dataset.root: expected the files of {where}, got no {path}") from None
     except OSError as error:
         raise UserError(f"dataset.root: {path} cannot be read: {error.strerror}") from None
     length = n_labels + int(np.prod(_SHAPE))
     if len(content) == 0 or len(content) % length:
         raise UserError(
-            f"dataset.root: {path} has {len(content)} bytes; records of {length} would fit"
+            f"dataset.root: expected records of {length} bytes in {path}, got {len(content)} bytes"
         )
     return content.reshape(-1, length)

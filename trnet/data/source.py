@@ -1,4 +1,4 @@
-"""What the training loop takes from a data set."""
+"""The interface between data sets and training: a request, and the data source it gives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Shard:
     count: int = 1
 
     def slice(self, length: int) -> slice:
-        """The worker's rows among ``length``, as even as they go; all workers' are all rows."""
+        """Give the worker's rows of ``length``; the workers' shares differ by at most one row."""
         begin, end = (length * i // self.count for i in (self.index, self.index + 1))
         return slice(begin, end)
 
@@ -33,26 +33,27 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a data set.
+    """What a config asks of a data set.
 
     Attributes
     ----------
     root : str or None
-        Where its files are.
+        The folder that holds its files.
     augment : bool
         Whether training images are augmented.
     classes : int
     shape : tuple of int
-        (channels, height, width) of the images wanted.
+        (channels, height, width) of the images.
     threads : int
-        Threads that decode images, where there is something to decode.
+        Threads that decode images, if the data set has any to decode.
     shard : Shard
+        The worker's part of every batch.
     samples : int or None
-        Images to train on, of those there are; None for all.
+        Number of training images to use; None for all.
     holdout : float
-        Fraction of these that is left out of the training, and scored in place of the rest.
+        Fraction of these that is not trained on, and scored in place of the validation images.
     seed : int
-        Decides which.
+        Decides which images the samples and the holdout are.
     """
 
     root: str | None
@@ -73,13 +74,13 @@ class DataSource:
     Attributes
     ----------
     train_size, validation_size : int
-        Images in each part, those of all workers together.
+        Images in each part, summed over all workers.
     train : callable
-        ``train(batch_size, seed)``: one epoch in an order, and with an augmentation, that the
-        seed decides, in ``train_batches(batch_size)`` full batches; of each the worker's shard.
+        ``train(batch_size, seed)``: one epoch of ``train_batches(batch_size)`` full batches, of
+        each the worker's shard. The seed decides the order and the augmentation.
     validation : callable
-        ``validation(batch_size)``: the worker's share of the images. Over all workers every image
-        comes exactly once.
+        ``validation(batch_size)``: the worker's share of the images. All workers together give
+        every image exactly once.
     """
 
     train_size: int
@@ -88,13 +89,13 @@ class DataSource:
     validation: Callable[[int], Iterator[Batch]]
 
     def train_batches(self, batch_size: int) -> int:
-        """Full batches in an epoch, as batch normalisation wants them; at least one of any size."""
+        """Count the full batches of an epoch; if no batch is full, there is one of all images."""
         return max(1, self.train_size // batch_size)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set by what is known of it without its files.
+    """An entry of :data:`~trnet.data.DATASETS`: what is known of a data set without its files.
 
     Attributes
     ----------
@@ -104,11 +105,18 @@ class DataSet:
     load : callable
         ``load(request)`` gives the :class:`DataSource`, or raises a
         :class:`~trnet.errors.UserError` that says what is missing and where to get it.
-    adjustable : bool
-        Whether a config may ask for other classes and another size, and not for a part of it.
+    takes_size : bool
+        Whether a config may set ``dataset.classes`` and ``dataset.size``.
+    takes_samples : bool
+        Whether a config may set ``dataset.samples`` and ``dataset.holdout``.
+    in_memory : bool
+        Whether loading is quick, because the images are held in memory; then a config's data are
+        checked before a suite is trained.
     """
 
     classes: int
     shape: tuple[int, int, int]
     load: Callable[[Request], DataSource]
-    adjustable: bool = False
+    takes_size: bool = False
+    takes_samples: bool = True
+    in_memory: bool = True

@@ -1,4 +1,4 @@
-"""Random images, to measure a network with no data at all."""
+"""Random images, to measure a network without any data."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trnet.errors import UserError
 from trnet.tensor.backend import mx
 
 _TRAIN, _VALIDATION = 1280, 256
-_POOL = 2  # batches that are made once and come again and again
+_POOL = 2  # batches that are made once and repeated
 
 
 def synthetic(request: Request) -> DataSource:
     """1 280 images of noise for training and 256 for validation, which cost nothing to load."""
     if request.root is not None:
         raise UserError(
-            f"dataset.root: got {request.root!r}; synthetic has no files, dataset.root=null fits"
+            f"dataset.root: expected null, as synthetic has no files, got {request.root!r}"
         )
     shard = request.shard
 

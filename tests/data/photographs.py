@@ -1,4 +1,4 @@
-"""A small ImageNet of real photographs, which scikit-image carries; nothing to download."""
+"""A small ImageNet of real photographs from scikit-image; nothing to download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZES = ((120, 90), (90, 120), (100, 100), (141, 83), (64, 97), (200, 150))
 
 
 def photograph(rng: np.random.RandomState, number: int, size: tuple[int, int]) -> Image.Image:
-    """A crop of one of the photographs, of its own place and scale."""
+    """A crop of one of the photographs, at a random place and scale."""
     whole = _photograph(_PHOTOGRAPHS[number % len(_PHOTOGRAPHS)])
     side = rng.uniform(0.4, 0.9) * min(whole.size)
     left, upper = (rng.uniform(0, length - side) for length in whole.size)
@@ -32,19 +32,20 @@ def encode(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
 def make_imagenet(
     root: Path, train: int = 6, validation: int = 3, classes: int = 4, broken: bool = False
 ) -> Path:
-    """Make ``root/train`` and ``root/val`` of folders by class.
+    """Make ``root/train`` and ``root/val``, with one folder per class.
 
-    In the first class are a CMYK and a grey JPEG and a PNG that is named .JPEG, in training and in
-    validation; broken files only if they are asked for, in training.
+    The first class has a CMYK JPEG, a grey JPEG and a PNG named .JPEG, in training and in
+    validation.
 
     Parameters
     ----------
     root : Path
     train, validation : int
-        Images a class, broken ones aside.
+        Images per class, without broken ones.
     classes : int
     broken : bool
-        Whether to add to the second class a truncated file, an empty one and one of text.
+        Whether to add to the second class, in training, a truncated file, an empty one and one of
+        text.
     """
     rng = np.random.RandomState(0)
     number = 0

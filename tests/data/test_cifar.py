@@ -14,15 +14,15 @@ NAMES = {
 }
 
 
-def write(folder: Path, name: str, records_a_file: int = 4) -> dict:
-    """Files of random images; labels count up. Gives the images by file."""
+def write(folder: Path, name: str, records_per_file: int = 4) -> dict:
+    """Write files of random images whose labels count up; returns the images by file."""
     rng = np.random.default_rng(0)
     written, label = {}, 0
     train, test = NAMES[name]
     for file in [*train, *test]:
-        images = rng.integers(0, 256, (records_a_file, 3, 32, 32), dtype=np.uint8)
-        labels = np.arange(label, label + records_a_file) % DATASETS[name].classes
-        label += records_a_file
+        images = rng.integers(0, 256, (records_per_file, 3, 32, 32), dtype=np.uint8)
+        labels = np.arange(label, label + records_per_file) % DATASETS[name].classes
+        label += records_per_file
         columns = (
             [labels[:, None]] if name == "cifar10" else [labels[:, None] % 20, labels[:, None]]
         )
@@ -74,11 +74,11 @@ def test_training_images_are_shifted_and_mirrored(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_missing_is_said_with_where_to_get_it(tmp_path, name):
+def test_missing_files_are_named_with_where_to_get_them(tmp_path, name):
     archive = name.replace("cifar", "cifar-") + "-binary.tar.gz"
-    with pytest.raises(UserError, match=rf"dataset\.root: is missing; .*{archive}"):
+    with pytest.raises(UserError, match=rf"dataset\.root: expected .*{archive}, got none"):
         load(name, None)
-    with pytest.raises(UserError, match=rf"there is no .*{NAMES[name][0][0]}; .*{archive}"):
+    with pytest.raises(UserError, match=rf"expected .*{archive}, got no .*{NAMES[name][0][0]}"):
         load(name, tmp_path)
 
 
@@ -87,11 +87,13 @@ def test_a_torn_file_and_wrong_labels_are_named(tmp_path):
     path = tmp_path / "data_batch_3.bin"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(UserError, match=r"data_batch_3.bin has 12291 bytes; records of 3073"):
+    with pytest.raises(
+        UserError, match=r"records of 3073 bytes in .*data_batch_3.bin, got 12291 bytes"
+    ):
         load("cifar10", tmp_path)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"data_batch_3.bin has 0 bytes"):
+    with pytest.raises(UserError, match=r"data_batch_3.bin, got 0 bytes"):
         load("cifar10", tmp_path)
     path.write_bytes(b"\x0a" + whole[1:])
-    with pytest.raises(UserError, match="labels up to 10; below 10 would fit"):
+    with pytest.raises(UserError, match=r"expected labels below 10 in .*, got 10$"):
         load("cifar10", tmp_path)
