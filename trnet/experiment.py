@@ -271,7 +271,7 @@ def _trained(
     """A run's network with the parameters of a checkpoint, and the checkpoint's epoch."""
     path = getattr(checkpoint, which)(folder / "checkpoints")
     if path is None:
-        raise UserError(f"{folder}: holds no checkpoint yet")
+        raise UserError(f"{folder}: has no checkpoint yet")
     network = build(config, dataset)
     checkpoint.load_network(path, network, contexts)
     return network, checkpoint.load_metrics(path)[-1]["epoch"]

@@ -24,7 +24,7 @@ from trnet.files import write_aside
 from trnet.reproduce import train_missing
 from trnet.suite import Suite
 
-_FIRST_SEED = 1000  # above every seed that is measured
+_FIRST_SEED = 1000  # above the seeds that are measured
 _DIVERGED = {"top1": 0.0, "loss": float("inf")}
 
 
