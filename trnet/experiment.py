@@ -318,16 +318,17 @@ def find_dataset(config: Config) -> DataSet:
         if wanted.name not in DATASETS:
             raise ValueError(f"expected one of {', '.join(DATASETS)}, got {wanted.name!r}")
     dataset = DATASETS[wanted.name]
-    for key in ("classes", "size"):
+    taken = {
+        "classes": dataset.takes_size,
+        "size": dataset.takes_size,
+        "samples": dataset.takes_samples,
+        "holdout": dataset.takes_samples,
+    }
+    for key, is_taken in taken.items():
         value = getattr(wanted, key)
-        if value is not None and not dataset.takes_size:
+        if value is not None and not is_taken:
             with _naming(config, f"dataset.{key}"):
-                raise ValueError(f"expected none for {wanted.name}, which has its own, got {value}")
-    for key in ("samples", "holdout"):
-        value = getattr(wanted, key)
-        if value is not None and not dataset.takes_samples:
-            with _naming(config, f"dataset.{key}"):
-                raise ValueError(f"expected none for {wanted.name}, which is used whole, got {value}")
+                raise ValueError(f"expected none, since {wanted.name} has a fixed one, got {value}")
     channels, height, width = dataset.shape
     return replace(
         dataset,

@@ -29,6 +29,11 @@ def stripes(request):
     return from_arrays(request, *parts, [0.5] * 3, [0.25] * 3, shift_and_flip)
 
 
+def loaded(chosen):
+    """The images of a config."""
+    return experiment.load(chosen, experiment.find_dataset(chosen))
+
+
 @pytest.fixture
 def mine():
     """A data set that is registered as a plugin does it."""
@@ -50,17 +55,17 @@ def load(tmp_path):
 
 
 def test_a_config_reaches_a_data_set_registered_from_outside(mine, load):
-    source = experiment.load(load("dataset.augment=false"))
+    source = loaded(load("dataset.augment=false"))
     assert (source.train_size, source.validation_size) == (60, 20)
     images, labels = next(source.validation(20))
     assert images.shape == (20, 3, 16, 16) and labels.asnumpy().tolist() == [0, 1, 2] * 6 + [0, 1]
     assert set(images.asnumpy().ravel().tolist()) == {-2, 2}
-    assert experiment.load(load("dataset.samples=30")).train_size == 30
+    assert loaded(load("dataset.samples=30")).train_size == 30
 
 
 def test_a_data_set_that_is_not_registered_is_refused(load):
     with pytest.raises(ConfigError, match=r"^[^\n]*dataset\.name: [^\n]*'mine'[^\n]*mnist"):
-        experiment.load(load())
+        loaded(load())
 
 
 @pytest.mark.parametrize(
