@@ -33,7 +33,7 @@ TABLES = {  # of a page, where they come from, and what they hold many of
         "fashion_mnist/factorization/table.md",
         "±",
     ),
-    ("results/README.md", "fashion_mnist/few_samples"): ("fashion_mnist/few_samples/table.md", "±"),
+    ("results/README.md", "few_samples"): ("few_samples/table.md", "±"),
     ("results/README.md", "mnist"): ("mnist/table.md", "±"),
 }
 

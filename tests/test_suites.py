@@ -14,7 +14,7 @@ from trnet.suite import Suite
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 SUITES = sorted({str(p.parent.relative_to(CONFIGS)) for p in CONFIGS.rglob("[!_]*.yaml")})
-TUNED = [name for name in SUITES if name.startswith("fashion_mnist/")]
+TUNED = [name for name in SUITES if name.startswith(("fashion_mnist/", "few_samples"))]
 
 # Weights of the head by hand, and the savings of the published table; see results/published.yaml.
 VGG = 512 * 7 * 7 * 4096 + 4096 * 4096 + 4096 * 1000

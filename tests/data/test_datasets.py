@@ -64,7 +64,7 @@ def test_a_config_reaches_a_data_set_registered_from_outside(mine, load):
 
 
 def test_a_data_set_that_is_not_registered_is_refused(load):
-    with pytest.raises(ConfigError, match=r"^[^\n]*dataset\.name: [^\n]*'mine'[^\n]*mnist"):
+    with pytest.raises(ConfigError, match=r"^[^\n]*dataset\.name: [^\n]*mnist[^\n]*'mine'"):
         loaded(load())
 
 
