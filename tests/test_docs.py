@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from trnet.config import Config, load_suite
+from trnet.config import Config, Head, load_suite
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -109,6 +109,7 @@ def schema_defaults(schema, prefix="", found=None):
     found = {} if found is None else found
     for name, field in schema.model_fields.items():
         below = [s for s in (field.annotation, *get_args(field.annotation)) if is_schema(s)]
+        below = Head.__subclasses__() if below == [Head] else below
         for other in below:
             schema_defaults(other, f"{prefix}{name}.", found)
         if not below:
