@@ -64,19 +64,18 @@ def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict])
             "Layer": ours["case"],
             "": ours["mode"],
             "ms": f"{float(ours['ms']):.2f}",
-            "floors": ours["floors"],
-            "MiB": mebibytes(memory, ours),
+            "× roofline": ours["floors"],
+            "peak memory, ours / dense": mebibytes(memory, ours),
         }
         for what, heading in OTHERS.items():
             cells[heading] = spread(others[what]) if what in others else ""
         rows.append(cells)
     notes = (
-        f"Batches of {AT}, float32. Ratios are our time over theirs, with the quartiles of the "
-        "ratios turn by turn in brackets (none where it takes so long that there were few turns): "
-        "below 1 ours is faster. A floor is the time to read the "
-        "input and write the output once, and to do the multiply-adds, at the rates measured in "
-        "the same turns. MiB: working memory at its peak, beside parameters, gradients and input, "
-        "and behind the stroke that of the dense head."
+        f"Batches of {AT}, float32. Ratios are our time over theirs, with their quartiles over the "
+        "turns in brackets (without quartiles where one turn takes long): below 1, ours is faster. "
+        "The roofline is the time to read the input and write the output once and to do the "
+        "multiply-adds, at the rates measured in the same turns. Peak memory is in MiB, without "
+        "parameters, gradients and input."
     )
     machines = ", ".join(dict.fromkeys(row["machine"] for row in [layers[0], peers[0]]))
     return "\n\n".join(
@@ -89,7 +88,7 @@ def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict])
 
 
 def mebibytes(memory: Sequence[dict], ours: dict) -> str:
-    """Our memory and the dense head's, where the backward is in it."""
+    """Our memory and the dense head's, for forward and backward only."""
     if ours["mode"] != MODES[1]:
         return ""
     rows = select(memory, case=ours["case"], batch=ours["batch"])
@@ -102,7 +101,7 @@ def select(rows: Sequence[dict], **wanted: str) -> list[dict]:
 
 
 def spread(row: dict) -> str:
-    """A ratio with its quartiles, where there were turns enough for them."""
+    """A ratio, with its quartiles where there were enough turns."""
     if int(row["turns"]) < FEWEST:
         return f"{float(row['ours/this']):.2g}"
     ratio, low, high = (float(row[name]) for name in ("ours/this", "quartile 1", "quartile 3"))
@@ -125,13 +124,13 @@ def plot(layers: Sequence[dict], growth: Sequence[dict], path: Path) -> None:
         dense = points(select(trls, mode=mode, what="dense"), "rank")
         by_rank.plot(*dense, "k:", label="pooling and dense")
         lay_out(by_rank, f"{mode}, by rank, at batch {AT}", "rank r", ranks)
-    figure.suptitle("Lines: ours. Dashed, in the same colour: the floor under it.")
+    figure.suptitle("Lines: ours. Dashed, in the same colour: its roofline.")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
 def lay_out(axis, title: str, by: str, ticks: Sequence[int]) -> None:
-    """Log axes with plain numbers, and the legend where no line is."""
+    """Log axes with plain numbers, and the legend below the plot."""
     axis.set(xscale="log", yscale="log", title=title, xlabel=by, ylabel="ms")
     axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axis.minorticks_off()
@@ -149,7 +148,7 @@ def is_published_form(name: str) -> bool:
 
 
 def draw(axis, rows: Sequence[dict], by: str, color: str, label: str) -> None:
-    """Our time as a line, and the floor under it."""
+    """Our time as a line, and its roofline."""
     ours = select(rows, what="ours")
     axis.plot(*points(ours, by), "o-", color=color, label=label)
     axis.plot(*points(ours, by, "floor ms"), "--", color=color, alpha=0.5)
