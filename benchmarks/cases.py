@@ -21,7 +21,7 @@ class Case:
         The activation tensor's, without the batch.
     rank : tuple of int, or int for CP
     units : int or None
-        Outputs of the TRL, or of the dense layer behind the TCL; None for a TCL alone.
+        Outputs of the TRL, or of the dense layer after the TCL; None for a TCL alone.
     replaced : int or None
         Outputs of the dense layer that the case stands in the place of, or None.
     factorization : str
@@ -37,7 +37,7 @@ class Case:
 
     @property
     def out_shape(self) -> tuple:
-        """Shape of a sample behind the layer."""
+        """Shape of a sample after the layer."""
         return (self.units,) if self.units else tuple(self.rank)
 
     @property

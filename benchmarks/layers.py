@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Measure the layers against what they replace, against TensorLy, and against a floor.
+"""Measure the layers against what they replace, against TensorLy, and against a roofline.
 
 python benchmarks/layers.py
 
 Every case takes turns, in one process on the same tensors, with the dense head that it replaces,
-with the same formula through TensorLy's MXNet backend, and with the floor: the time to read the
+with the same formula through TensorLy's MXNet backend, and with the roofline: the time to read the
 input and write the output once at the memory bandwidth, and to do the counted multiply-adds at the
 matrix rate, both measured in the same turns.
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(case: Case, batch: int, rounds: int, budget: float, process: int) -> dict:
-    """Seconds of every way to compute a case, and its floor, by mode.
+    """Seconds of every way to compute a case, and its roofline, by mode.
 
     What takes seconds, whatever the batch, is measured in the first process and at one batch.
     """
@@ -91,12 +91,12 @@ def measure(case: Case, batch: int, rounds: int, budget: float, process: int) ->
             functions.pop("TensorLy, full weight", None)
         yardstick = {"copy": copy, "square": square}
         seconds = take_turns({**functions, **yardstick}, rounds, budget, copy)
-        floor = floor_of(case, batch, mode, seconds.pop("copy"), seconds.pop("square"))
+        roofline = roofline_of(case, batch, mode, seconds.pop("copy"), seconds.pop("square"))
         backbone = float(np.median(seconds.pop("backbone"))) if mode == "forward" else backbone
         for name in seconds:
             if not name.startswith("TensorLy"):
                 seconds[name] = [spent - backbone for spent in seconds[name]]
-        measured[mode] = {"floor": floor, "seconds": seconds}
+        measured[mode] = {"roofline": roofline, "seconds": seconds}
     return measured
 
 
@@ -124,14 +124,14 @@ def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[d
     for one in measured:
         for name, taken in one["seconds"].items():
             pooled.setdefault(name, []).extend(taken)
-    floor = 1e3 * float(np.median([one["floor"] for one in measured]))
+    roofline = 1e3 * float(np.median([one["roofline"] for one in measured]))
     key = {"case": case.name, "batch": batch, "mode": mode}
     rows = [
         {
             **key,
             **row,
-            "floors": round(row["ms"] / floor, 2),
-            "floor ms": round(floor, 3),
+            "times roofline": round(row["ms"] / roofline, 2),
+            "roofline ms": round(roofline, 3),
             "machine": machine(),
         }
         for row in rows_of(pooled)
@@ -139,7 +139,8 @@ def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[d
     ours, *others = rows
     told = ", ".join(f"{row['ours/this']:.2f} of {row['what']}" for row in others)
     print(
-        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, {ours['floors']} floors, {told}",
+        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, "
+        f"{ours['times roofline']} times the roofline, {told}",
         flush=True,
     )
     return rows
@@ -292,7 +293,7 @@ def yardsticks() -> tuple[Callable[[], None], Callable[[], None]]:
     return copy, square
 
 
-def floor_of(case: Case, batch: int, mode: str, copy: list, square: list) -> float:
+def roofline_of(case: Case, batch: int, mode: str, copy: list, square: list) -> float:
     """Seconds that reading, writing and multiplying take at the machine's best rates.
 
     A forward reads the input and writes the output; a backward reads both and the output's

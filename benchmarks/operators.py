@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Profile the layers: what each operator of a forward takes, beside the layer's floor.
+"""Profile the layers: what each operator of a forward takes, beside the layer's roofline.
 
 python benchmarks/operators.py
 

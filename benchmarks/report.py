@@ -64,7 +64,7 @@ def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict])
             "Layer": ours["case"],
             "": ours["mode"],
             "ms": f"{float(ours['ms']):.2f}",
-            "× roofline": ours["floors"],
+            "× roofline": ours["times roofline"],
             "peak memory, ours / dense": mebibytes(memory, ours),
         }
         for what, heading in OTHERS.items():
@@ -151,7 +151,7 @@ def draw(axis, rows: Sequence[dict], by: str, color: str, label: str) -> None:
     """Our time as a line, and its roofline."""
     ours = select(rows, what="ours")
     axis.plot(*points(ours, by), "o-", color=color, label=label)
-    axis.plot(*points(ours, by, "floor ms"), "--", color=color, alpha=0.5)
+    axis.plot(*points(ours, by, "roofline ms"), "--", color=color, alpha=0.5)
 
 
 def points(rows: Sequence[dict], by: str, of: str = "ms") -> tuple[list[float], list[float]]:

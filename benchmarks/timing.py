@@ -1,4 +1,4 @@
-"""Things that take turns, so that what slows the machine slows all of them."""
+"""Timing in turns, so that what slows the machine slows everything that is compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def in_own_process(function: Callable, *arguments):
 
 
 def timed(function: Callable[[], None], before: Callable[[], None]) -> float:
-    """Seconds of a function, which returns when its work is done, behind one that is not timed."""
+    """Seconds of a function, which returns when its work is done; `before` runs first, untimed."""
     before()
     begin = time.perf_counter()
     function()
@@ -35,7 +35,7 @@ def take_turns(
     budget: float,
     before: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of every function, called one behind the other, round by round.
+    """Seconds of every function, called in turn, round by round.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def take_turns(
         Each returns when its work is done.
     rounds : int
     budget : float
-        Seconds behind which a slow function sits out, once it had some rounds.
+        Seconds after which a slow function is called no more, once it had some rounds.
     before : callable
         Called before every function, and not timed.
     """

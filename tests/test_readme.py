@@ -14,7 +14,7 @@ README = PAGES["README.md"]
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_code_runs(block, capsys, tmp_path, monkeypatch):
-    """Each prints an output's shape, or what the README shows behind it."""
+    """Each prints an output's shape, or what the README shows after it."""
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out

@@ -122,6 +122,6 @@ def test_a_file_that_is_not_an_image_is_named(folder, tmp_path, content):
     root = shutil.copytree(folder, tmp_path / "copy")
     (root / "val" / CLASSES[2] / "odd.JPEG").write_bytes(content)
     before = threading.active_count()
-    with pytest.raises(UserError, match=r"^dataset\.root: [^\n]*odd\.JPEG[^\n]*prepare_imagenet"):
+    with pytest.raises(UserError, match=r"^dataset\.root: [^\n]*odd\.JPEG[^\n]*trnet prepare"):
         list(imagenet(images_request(root)).validation(5))
     assert threading.active_count() == before

@@ -189,7 +189,7 @@ def test_hybridized_with_several_inputs(kind):
     ids=KINDS,
 )
 def test_parameters_stay_what_they_are(layer):
-    """Of sizes for which oneDNN lays out weights anew, in place, when nothing is recorded."""
+    """Of sizes for which oneDNN changes the layout of weights in place when nothing is recorded."""
     layer = layer()
     layer.initialize(mx.init.Xavier())
     x, before = normal(1, *layer.in_shape, dtype="float32"), values(layer)

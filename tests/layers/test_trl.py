@@ -125,7 +125,7 @@ def test_pooled_modes_learn_to_differ_from_pooling():
     ],
 )
 def test_trains(factorization, rank, pooled_modes, seed):
-    """At the rate at which a dense layer would, behind pooling or not: no NaN, no dead start."""
+    """At a dense layer's rate, after pooling or not: no NaN, no dead start."""
     mx.random.seed(seed)
     rng = np.random.default_rng(seed)
     labels = np.arange(64) % 4

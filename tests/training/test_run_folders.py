@@ -93,7 +93,7 @@ def test_savings_are_against_the_baseline_on_the_same_data(tmp_path):
 
 def test_evaluation_finds_data_that_moved(finished):
     runs, chosen, _ = finished
-    with pytest.raises(UserError, match="'elsewhere'; mnist comes with the installation"):
+    with pytest.raises(UserError, match=r"dataset\.root: expected null, .* got 'elsewhere'"):
         experiment.score(
             experiment.run_folder(runs, chosen), "latest", CPU.devices, root="elsewhere"
         )

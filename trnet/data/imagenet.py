@@ -84,8 +84,7 @@ def _open_records(rec: Path, request: Request) -> _Records:
     idx, names = rec.with_suffix(".idx"), rec.with_suffix(".classes.txt")
     if not idx.is_file():
         raise UserError(
-            f"{rec}: expected {idx.name} in the same folder, got none; "
-            "scripts/prepare_imagenet.py makes both"
+            f"{rec}: expected {idx.name} in the same folder, got none; `trnet prepare` makes both"
         )
     # Checks first: MXNet's iterator ends the whole process on a torn file.
     size = len(read_index(rec, idx)[0])
@@ -272,7 +271,7 @@ class _Folder:
         except Undecodable as error:
             raise UserError(
                 f"dataset.root: {path} {error}; delete it, or make records with "
-                "scripts/prepare_imagenet.py, which skips such files"
+                "`trnet prepare`, which skips such files"
             ) from None
 
     def _batches(

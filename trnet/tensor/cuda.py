@@ -14,7 +14,7 @@ from trnet.errors import MissingStack
 
 DRIVER = "libcuda.so.1"
 
-# Each library behind those that it links. cuDNN opens its parts when it needs them: here, so that
+# Each library after those that it links to. cuDNN opens its parts when it needs them: here, so that
 # they are never those of another cuDNN 8 in LD_LIBRARY_PATH.
 LIBRARIES = {
     "cuda-runtime": ("libcudart.so.11.0",),
