@@ -49,7 +49,7 @@ def test_ratios_are_of_medians_with_quartiles_by_turn():
 
 @pytest.mark.parametrize("mode", ["forward", "forward and backward"])
 def test_a_case_is_measured_after_a_backbone(mode):
-    """Every way has its time and the same floor, and the backbone is no way."""
+    """Each implementation has its time and the same roofline, and the backbone is none of them."""
     import layers
     from cases import Case
 
@@ -57,7 +57,7 @@ def test_a_case_is_measured_after_a_backbone(mode):
     measured = [layers.measure(case, 2, rounds=2, budget=1.0, process=1)]
     rows = layers.summarize(case, 2, mode, [one[mode] for one in measured])
     assert [row["what"] for row in rows] == ["ours", "dense", "TensorLy"]
-    assert {row["floor ms"] for row in rows} == {rows[0]["floor ms"]}
+    assert {row["roofline ms"] for row in rows} == {rows[0]["roofline ms"]}
     assert all(row["turns"] == 2 and row["machine"] for row in rows)
 
 

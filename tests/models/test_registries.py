@@ -86,14 +86,14 @@ def test_a_registered_backbone_takes_precedence_over_gluoncvs():
 @pytest.mark.parametrize(
     "head, said",
     [
-        ({"type": "cosh"}, "type: expected one of dense, tcl, trl, tanh, got 'cosh'"),
-        ({"type": "tanh", "unit": 5}, "tanh: got an unexpected keyword argument 'unit'"),
-        ({"type": "tcl"}, "tcl: missing a required argument: 'rank'"),
-        ({"type": "trl", "rank": [99, 1, 1, 3]}, "99"),
+        ({"type": "cosh"}, ["type: expected one of dense, tcl, trl, ", "tanh", "got 'cosh'"]),
+        ({"type": "tanh", "unit": 5}, ["tanh: got an unexpected keyword argument 'unit'"]),
+        ({"type": "tcl"}, ["tcl: missing a required argument: 'rank'"]),
+        ({"type": "trl", "rank": [99, 1, 1, 3]}, ["99"]),
     ],
 )
 def test_a_head_that_cannot_be_made_is_refused(refusal, head, said):
-    refusal(lambda: build_network("strided", head, IMAGE, classes=10), said)
+    refusal(lambda: build_network("strided", head, IMAGE, classes=10), *said)
 
 
 def test_unknown_names_are_answered_with_all_that_are_registered(refusal):

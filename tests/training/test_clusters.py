@@ -167,7 +167,7 @@ def test_an_infinite_loss_ends_all(experiment_file, port, tmp_path):
 
 
 def test_ctrl_c_on_a_worker_ends_all(experiment_file, port, tmp_path):
-    cluster = Cluster(port, experiment_file, tmp_path, "train.epochs=200")
+    cluster = Cluster(port, experiment_file, tmp_path, "train.epochs=100000")
     cluster.start_all()
     wait_for(lambda: metrics_of(tmp_path))
     cluster.processes["worker b"].send_signal(signal.SIGINT)
