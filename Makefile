@@ -1,5 +1,6 @@
 # make reproduce: set up, train the embedded suite, leave its table and plot in results/mnist.
 # make test:      set up, check the code, run the tests.
+# make docs:      set up, build the guide and its API reference into site/.
 # make benchmark: set up, with PyTorch in an environment of its own, and measure speed and memory
 #                 into results/benchmark; some 40 minutes on a quiet machine.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
@@ -7,7 +8,7 @@
 CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3 python)
 IS_SUPPORTED = import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))
 
-.PHONY: reproduce test benchmark clean
+.PHONY: reproduce test docs benchmark clean
 
 reproduce: .venv/installed
 	.venv/bin/trnet reproduce configs/mnist --seeds 0,1,2
@@ -16,6 +17,9 @@ test: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python -m pytest
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/layers.py
@@ -49,4 +53,4 @@ benchmark: .venv/installed .venv-peers/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers build dist *.egg-info
+	rm -rf .venv .venv-peers build dist site *.egg-info

@@ -1,6 +1,7 @@
 """The guide: its code prints what it shows, its links lead somewhere, its keys are the schema's."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import get_args
 from unittest import mock
@@ -13,10 +14,11 @@ from trnet.config import Config, Head, load_suite
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").rglob("*.md"))
 }
 CONFIGS = PAGES["configs.md"]
-# Code, and what it prints, in a block directly behind it.
+# Code, and what it prints, in a block directly after it.
 BLOCKS = [
     pytest.param(*block.groups(), id=f"{name}-{place}")
     for name, text in PAGES.items()
@@ -42,7 +44,7 @@ def test_all_code_is_shown_with_what_it_prints():
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
     links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", PAGES[name])
-    assert links
+    assert links or name.startswith("reference/")
     assert [link for link in links if not leads_somewhere(link, ROOT / "docs" / name)] == []
 
 
@@ -60,15 +62,35 @@ def anchors(page):
 
 
 def test_index_names_every_page():
-    assert set(re.findall(r"\((\w+\.md)\)", PAGES["README.md"])) == PAGES.keys() - {"README.md"}
+    assert set(re.findall(r"\(([\w/]+\.md)\)", PAGES["index.md"])) == PAGES.keys() - {"index.md"}
 
 
-def test_scripts_and_configs_are_there():
-    text = "".join(PAGES.values())
-    own = set(example_configs())
-    paths = set(re.findall(r"(?:scripts|configs)/[\w/]+\.(?:py|yaml)", text)) - own
-    assert len(paths) > 3
-    assert [path for path in paths if not (ROOT / path).is_file()] == []
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_points_up_to_the_readme(name):
+    assert "(../README.md" not in PAGES[name]
+
+
+def commands():
+    """All that the pages show of ``trnet``, without what starts it and without comments."""
+    for name, text in PAGES.items():
+        for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if "trnet" in words:
+                    arguments = words[words.index("trnet") + 1 :]
+                    yield pytest.param(
+                        [word for word in arguments if word != "&"], id=f"{name}-{line}"
+                    )
+
+
+@pytest.mark.parametrize("arguments", list(commands()))
+def test_commands_are_parsed(arguments):
+    from trnet.cli import make_parser
+
+    make_parser().parse_args(arguments)
+    files = [word for word in arguments if re.fullmatch(r"configs/[\w/]+(\.yaml)?", word)]
+    own = ("configs/shapes", *example_configs())
+    assert [path for path in files if path not in own and not (ROOT / path).exists()] == []
 
 
 def example_configs():

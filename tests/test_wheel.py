@@ -17,8 +17,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BUILT_FROM = (
     *("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile"),
-    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"),
-    *("trnet", "configs", "docs", "results", "scripts", "tests", "benchmarks"),
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml"),
+    *("trnet", "configs", "docs", "examples", "results", "scripts", "tests", "benchmarks"),
 )
 CONFIG = """
 name: tiny
