@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from trnet.config import Config, Head, load_suite
+from trnet.config.schema import _HEADS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -131,7 +132,7 @@ def schema_defaults(schema, prefix="", found=None):
     found = {} if found is None else found
     for name, field in schema.model_fields.items():
         below = [s for s in (field.annotation, *get_args(field.annotation)) if is_schema(s)]
-        below = Head.__subclasses__() if below == [Head] else below
+        below = list(_HEADS.values()) if below == [Head] else below
         for other in below:
             schema_defaults(other, f"{prefix}{name}.", found)
         if not below:
