@@ -1,7 +1,7 @@
 """Make RecordIO files from one folder of images per class.
 
-ImageNet is read fastest from such files. A preparation that was stopped resumes where it stopped.
-Files that are no images are skipped and listed.
+On disks where seeking is slow, ImageNet is read faster from such files. A preparation that was
+stopped resumes where it stopped. Files that are no images are skipped and listed.
 """
 
 from __future__ import annotations

@@ -267,11 +267,13 @@ class Folded(TensorBlock):
     bias : Parameter
         The layer's, where it has one.
 
-    Inputs:
-        - **data**: as the layer's.
+    Inputs
+    ------
+    - **data**: as the layer's.
 
-    Outputs:
-        - **out**: as the layer's.
+    Outputs
+    -------
+    - **out**: as the layer's.
     """
 
     def __init__(self, layer: TensorBlock) -> None:

@@ -53,11 +53,13 @@ class TCL(TensorBlock):
     ValueError
         For a wrong rank or input; the message names the mode and what was expected.
 
-    Inputs:
-        - **data**: tensor of shape (batch, I1, …, IN).
+    Inputs
+    ------
+    - **data**: tensor of shape (batch, I1, …, IN).
 
-    Outputs:
-        - **out**: tensor of shape (batch, R1, …, RN).
+    Outputs
+    -------
+    - **out**: tensor of shape (batch, R1, …, RN).
     """
 
     def __init__(

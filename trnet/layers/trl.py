@@ -80,11 +80,13 @@ class TRL(TensorBlock):
     ValueError
         For a wrong rank or input; the message names the mode and what was expected.
 
-    Inputs:
-        - **data**: tensor of shape (batch, I1, …, IN).
+    Inputs
+    ------
+    - **data**: tensor of shape (batch, I1, …, IN).
 
-    Outputs:
-        - **out**: tensor of shape (batch, O).
+    Outputs
+    -------
+    - **out**: tensor of shape (batch, O).
     """
 
     def __init__(

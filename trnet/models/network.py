@@ -23,11 +23,13 @@ class Network(HybridBlock):
     output : HybridBlock
         The head.
 
-    Inputs:
-        - **data**: images (batch, channels, height, width).
+    Inputs
+    ------
+    - **data**: images (batch, channels, height, width).
 
-    Outputs:
-        - **out**: class scores (batch, classes).
+    Outputs
+    -------
+    - **out**: class scores (batch, classes).
     """
 
     def __init__(self, features: HybridBlock, output: HybridBlock, **kwargs) -> None:

@@ -1,0 +1,60 @@
+"""What TCL and TRL refuse: inputs, shapes and implementations, each with one line."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import pytest
+from layers.helpers import KINDS, build, close, normal, numpy_output
+from mxnet.gluon import nn
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("hybridized", [False, True])
+@pytest.mark.parametrize(
+    "in_shape, shape, said",
+    [
+        ((4, 5, 3), (4, 6, 3), ["mode 2", "6", "expected 5"]),
+        ((4, 5, 3), (8, 5, 3), ["mode 1", "8", "expected 4"]),
+        ((4, 5, 3), (4, 15), ["got 2", "(4, 15)", "expected 3 modes"]),
+        ((0, 5, 0), (4, 5, 3, 2), ["got 4", "expected 3 modes"]),
+        ((0, 5, 0), (4, 3, 5), ["mode 2", "3", "expected 5"]),
+    ],
+)
+def test_wrong_input(refusal, kind, in_shape, shape, said, hybridized):
+    layer = build(kind, in_shape=in_shape)
+    layer.hybridize(hybridized)
+    refusal(lambda: layer(normal(2, *shape)), type(layer).__name__, layer.name, *said)
+    x = normal(2, 4, 5, 3)  # and the layer is none the worse for it
+    close(layer(x), numpy_output(kind, layer, x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 8, 5, 3), (2, 4, 5), (2, 3, 5, 4), (2, 60), (4, 5, 3)])
+def test_wrong_input_to_a_traced_network(kind, shape, dtype):
+    """Not a number comes out of what does not fit, neither at first nor later."""
+    wrong = mx.nd.ones(shape, dtype=dtype)
+    for first in (wrong, mx.nd.ones((2, 4, 5, 3), dtype=dtype)):
+        net = nn.HybridSequential()
+        net.add(build(kind, in_shape=(4, 5, 3), dtype=dtype))
+        net.hybridize()
+        if first is not wrong:
+            net(first).wait_to_read()
+        with pytest.raises((ValueError, mx.MXNetError)):
+            net(wrong).wait_to_read()
+
+
+@pytest.mark.parametrize("in_shape", [5, (4, -5, 3), (4, 5.0, 3), (4, "5", 3), (4, True, 3)])
+def test_wrong_in_shape(refusal, kind, in_shape):
+    message = refusal(lambda: build(kind, in_shape=in_shape), repr(in_shape))
+    assert message.startswith(("TCL tcl", "TRL trl"))
+
+
+@pytest.mark.parametrize("implementation", ["torch", None, "Fused"])
+def test_wrong_implementation(refusal, kind, implementation):
+    said = repr(implementation), "'fused'", "'tensorly'"
+    message = refusal(lambda: build(kind, implementation=implementation), *said)
+    assert message.startswith(("TCL tcl", "TRL trl"))
