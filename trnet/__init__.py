@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trnet.layers import TCL, TRL
+    from trnet.optimize import Trainer
 
 __version__ = "0.1.0"
-__all__ = ["TCL", "TRL", "__version__"]
+__all__ = ["TCL", "TRL", "Trainer", "__version__"]
 
 
 def __getattr__(name: str):
@@ -17,4 +18,8 @@ def __getattr__(name: str):
         from trnet import layers
 
         return getattr(layers, name)
+    if name == "Trainer":
+        from trnet.optimize import Trainer
+
+        return Trainer
     raise AttributeError(f"module 'trnet' has no attribute {name!r}")

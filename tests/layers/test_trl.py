@@ -32,7 +32,7 @@ from tensor.reference import (
     sizes,
 )
 
-from trnet.layers import TRL
+from trnet import TRL, Trainer
 
 IN_SHAPE, UNITS = (6, 4, 5), 3
 
@@ -143,7 +143,7 @@ def test_trains(factorization, rank, pooled_modes, seed):
     net.initialize("xavier")
     net.hybridize()
     momentum = {"learning_rate": 0.1, "momentum": 0.9}
-    trainer = gluon.Trainer(net.collect_params(), "sgd", momentum)
+    trainer = Trainer(net.collect_params(), "sgd", momentum)
     cross_entropy, losses = gluon.loss.SoftmaxCrossEntropyLoss(), []
     for _ in range(30):
         with autograd.record():

@@ -102,6 +102,10 @@ class TensorBlock(HybridBlock):
         """The factors of a training step, after dropout; by default there is none."""
         return factors
 
+    def _undecayed(self) -> list[str]:
+        """Factors that start without weight decay; by default none do."""
+        return []
+
     def __init__(self, implementation: str, prefix: str | None, params) -> None:
         super().__init__(prefix=prefix, params=params)
         if implementation not in IMPLEMENTATIONS:
@@ -127,7 +131,10 @@ class TensorBlock(HybridBlock):
             initializers["bias"] = bias_initializer
         with self.name_scope():
             for name, init in initializers.items():
+                is_shared = self.params.prefix + name in (self.params._shared or {})
                 parameter = self.params.get(name, init=init, dtype=dtype, allow_deferred_init=True)
+                if not is_shared and name in self._undecayed():
+                    parameter.wd_mult = 0.0
                 setattr(self, name, parameter)
         if in_shape is not None:
             self._infer_in_shape(in_shape)

@@ -24,7 +24,8 @@ class TRL(TensorBlock):
 
     Takes the place of flattening (or average pooling) and a dense layer together. Kossaifi et al.,
     *Tensor Regression Networks* (arXiv 1707.08308), with W in Tucker form; CP and tensor train
-    as in Cao and Rabusseau (arXiv 1712.09520).
+    as in Cao and Rabusseau (arXiv 1712.09520). Train it with :class:`trnet.Trainer`, which lets it
+    learn at the dense layer's learning rate.
 
     Parameters
     ----------
@@ -55,12 +56,11 @@ class TRL(TensorBlock):
         of a rank below 4 and pooled modes are exempt. Kolbeinsson et al. (arXiv 1902.10758).
     pooled_modes : tuple of int, optional
         Modes, from 1, that average pooling stood for, where the form supports pooling, as Tucker
-        does: the layer starts as that pooling and a dense layer, and the factors of these modes
-        learn slower (``lr_mult``).
+        does: the layer starts as that pooling and a dense layer.
     weight_initializer : str or Initializer, optional
-        Applied to every factor. By default the factors are orthonormal, scaled so that the outputs
-        have the variance that a dense layer's outputs would have under the network's initializer,
-        at any rank.
+        Applied to every factor. By default the factors are orthonormal, and the core (or the last
+        factor) is scaled so that the outputs have the variance that a dense layer's outputs would
+        have under the network's initializer, at any rank.
     bias_initializer : str or Initializer, default "zeros"
     dtype : str or np.dtype, default "float32"
     prefix, params
@@ -71,7 +71,8 @@ class TRL(TensorBlock):
     core, factor1, …, factorN, factor(N+1) : Parameter
         Tucker: G (R1, …, R(N+1)) and Uk (Ik, Rk), the last (O, R(N+1)). CP: no core, Uk (Ik, R).
     core1, …, core(N+1) : Parameter
-        Tensor train: Gk (r(k-1), Ik, rk).
+        Tensor train: Gk (r(k-1), Ik, rk). Weight decay is on the core, or else on the last of them,
+        alone (``wd_mult``): that is a dense layer's weight decay.
     bias : Parameter
         (O,), with ``use_bias``.
 
@@ -191,7 +192,7 @@ class TRL(TensorBlock):
             )
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
         self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
-        self._slow_down(form)
+        self._factorization, self._pooled_modes = form, pooled_modes
         arrays = form.decompose(_values(dense.weight).T.reshape(*kept, self._units))
         if "bias" in self._reg_params:
             arrays["bias"] = (
@@ -235,17 +236,6 @@ class TRL(TensorBlock):
             )
         return n_modes
 
-    def _slow_down(self, form: Factorization) -> None:
-        """Let factors that average over I entries learn I times slower than the others.
-
-        A gradient step on such a factor moves the outputs I times as far, in proportion, as one
-        on a factor of unit norm; at the common rate that diverges where pooling and dense do not.
-        """
-        if form.supports_pooling:
-            for name in self._factor_names():
-                if name != "core":
-                    self._reg_params[name].lr_mult = 1 / form.averaging.get(name, 1)
-
     def _make(self, in_shape: tuple[int, ...], pooled_modes: tuple[int, ...]) -> Factorization:
         return self._form((*in_shape, self._units), self._rank, pooled_modes)
 
@@ -263,9 +253,14 @@ class TRL(TensorBlock):
     def _factor_names(self) -> list[str]:
         return self._form.parameter_names(self._n_modes)
 
+    def _undecayed(self) -> list[str]:
+        scaled = self._form.scale_name(self._n_modes)
+        return [name for name in self._factor_names() if name != scaled]
+
     def _parameter_shapes(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         self._factorization = self._make(in_shape, self._pooled_modes)
-        self._slow_down(self._factorization)
+        for name in self._factor_names():
+            self._reg_params[name].tensor_layer = self  # for a Trainer, which is given parameters
         return {**self._factorization.parameter_shapes, "bias": (self._units,)}
 
     def _initial_values(self, name: str, initializer: mx.init.Initializer) -> np.ndarray:

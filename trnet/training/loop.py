@@ -19,6 +19,7 @@ from trnet.config import Train
 from trnet.data import Batch, DataSource
 from trnet.errors import Diverged, UserError
 from trnet.files import write_aside
+from trnet.optimize import Trainer
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint
 from trnet.training.devices import Compute
@@ -201,7 +202,8 @@ def initialize(
 def make_trainer(network: HybridBlock, recipe: Train, workers: Workers = ALONE) -> gluon.Trainer:
     """Make the trainer that applies the recipe's optimiser.
 
-    It sums gradients over devices and workers. Weight decay is on weights, cores and factors only.
+    It sums gradients over devices and workers. Weight decay is not on biases and batch
+    normalisation, nor on the factors of a TRL that :class:`~trnet.layers.TRL` names.
     """
     parameters = network.collect_params()
     for name, parameter in parameters.items():
@@ -212,7 +214,7 @@ def make_trainer(network: HybridBlock, recipe: Train, workers: Workers = ALONE) 
         largest = max(math.prod(p.shape) for p in parameters.values() if p.grad_req != "null")
         optimizer.aggregate_num = 1 if largest > _LARGE else _UPDATED_AT_ONCE
     # Workers update, not servers: servers would keep the first learning rate, and the momentum.
-    trainer = gluon.Trainer(parameters, optimizer, kvstore=workers.kvstore, update_on_kvstore=False)
+    trainer = Trainer(parameters, optimizer, kvstore=workers.kvstore, update_on_kvstore=False)
     # Saving makes all workers start from the same parameters, now. Otherwise the trainer does so in
     # its first step, where MXNet lets the first gradients overtake the parameters that other
     # workers wait for.

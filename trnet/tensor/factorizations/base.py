@@ -14,7 +14,6 @@ from typing import ClassVar, Union
 import numpy as np
 
 from trnet.tensor.contraction import Product
-from trnet.tensor.initial import share_of_scale
 from trnet.tensor.plan import TRAINING, Step
 
 Rank = Union[int, float, str, tuple]
@@ -85,6 +84,11 @@ class Factorization(ABC):
     def parameter_names(n_modes: int) -> list[str]:
         """Names of the parameters for N input modes."""
 
+    @classmethod
+    def scale_name(cls, n_modes: int) -> str:
+        """The parameter that starts with the weight's scale: weight decay is for it alone."""
+        return cls.parameter_names(n_modes)[-1]
+
     @staticmethod
     @abstractmethod
     def is_rank(rank: Rank) -> bool:
@@ -131,6 +135,30 @@ class Factorization(ABC):
     def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters closest to a full weight (I1, …, IN, O); exact at full rank."""
 
+    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
+        """Gradients whose step moves W, to first order, as a dense layer's gradient does.
+
+        That is, by the dense gradient's projection on what the form can express. A form that
+        defines no scaling gives its gradients back.
+
+        Parameters
+        ----------
+        F : module
+            ``mxnet.nd`` or ``mxnet.sym``.
+        parameters : dict of str to array
+            Values of all parameters, by name, in the order of the formula.
+        gradients : dict of str to array
+            Of those parameters that are trained.
+        dtype : str
+            That of the arrays.
+
+        Returns
+        -------
+        dict of str to array
+            For each of ``gradients``.
+        """
+        return gradients
+
     @property
     @abstractmethod
     def _components(self) -> int:
@@ -143,18 +171,12 @@ class Factorization(ABC):
     def draw(self, name: str, weight_std: float) -> np.ndarray:
         """Initial values of a parameter, drawn by MXNet's generator.
 
-        The full weight then has the root mean square ``weight_std``, and every parameter an even
-        share of the scale: of all shares, the one with which a step of SGD moves the full weight
-        least.
+        The full weight then has the root mean square ``weight_std``. Its scale is in one parameter,
+        :meth:`scale_name`; all others are orthonormal.
         """
-        scale = weight_std * np.sqrt(prod(self.shape) / self._components)
-        names = list(self.parameter_shapes)
-        return self._unit(name) * share_of_scale(scale, len(names), name == names[-1])
-
-    @property
-    def averaging(self) -> dict[str, int]:
-        """Parameters that start as an average, each with the number of entries it averages."""
-        return {}
+        if name != self.scale_name(len(self.shape) - 1):
+            return self._unit(name)
+        return self._unit(name) * weight_std * np.sqrt(prod(self.shape) / self._components)
 
     @property
     def size(self) -> int:

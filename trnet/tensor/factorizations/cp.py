@@ -8,6 +8,7 @@ Networks with various Low-Rank Tensor Approximations* (arXiv 1712.09520).
 
 from __future__ import annotations
 
+from functools import reduce
 from math import prod
 
 import numpy as np
@@ -22,6 +23,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import leading_vectors, orthonormal
 from trnet.tensor.plan import TRAINING, Step
+from trnet.tensor.scaling import DAMPING, TINY
 
 _ALS_SWEEPS = 300
 
@@ -87,6 +89,28 @@ class CP(Factorization):
     @property
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(list(self.parameter_shapes)[-1], 1, self.rank)]
+
+    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
+        names, last = list(parameters), list(parameters)[-1]
+        grams = {name: F.dot(U, U, transpose_a=True) for name, U in parameters.items()}
+        lengths = {name: F.diag(UU) + TINY for name, UU in grams.items()}  # ‖ukr‖²: (R,)
+        terms = reduce(F.broadcast_mul, lengths.values())  # ‖u1r ∘ u2r ∘ …‖²
+        damping = F.dot(terms, F.ones(self.rank, dtype=dtype)) * (DAMPING / self.rank)
+        damping = F.reshape(damping, shape=(1,))
+        scaled = {}
+        for name, gradient in gradients.items():
+            # ΔUk = ∂Uk (Ck + εI)⁻¹ with Ck = ⊛j≠k UjᵀUj
+            C = reduce(F.broadcast_mul, (grams[other] for other in names if other != name))
+            epsilon = F.diag(F.broadcast_div(damping, lengths[name]) + TINY)
+            step = F.dot(gradient, F.linalg.inverse(F.broadcast_add(C, epsilon)))
+            if name != last and last in gradients:
+                # The length of a term is the last factor's to change.
+                U = parameters[name]
+                along = F.diag(F.dot(U, step, transpose_a=True))
+                along = F.broadcast_div(along, lengths[name])
+                step = F.broadcast_sub(step, F.broadcast_mul(U, F.reshape(along, shape=(1, -1))))
+            scaled[name] = step
+        return scaled
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.cp_to_tensor((None, list(parameters.values())))

@@ -25,6 +25,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step
+from trnet.tensor.scaling import DAMPING, inner, squared_norm
 
 
 class TensorTrain(Factorization):
@@ -102,6 +103,42 @@ class TensorTrain(Factorization):
     @property
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(name, 2, r) for name, r in zip(self.parameter_shapes, self.rank)]
+
+    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
+        names, shapes = list(parameters), list(self.parameter_shapes.values())
+        cores = list(parameters.values())
+        # Lk and Rk: Gram matrices (rk, rk) of the cores up to the k-th, and of those after it
+        lefts, rights = [], []
+        for core, shape in zip(cores[:-1], shapes):
+            weighted = F.dot(lefts[-1], core) if lefts else core
+            identity = F.eye(shape[2], dtype=dtype) * DAMPING
+            lefts.append(F.broadcast_add(inner(F, core, weighted, shape, 2), identity))
+        inverses = [F.linalg.inverse(left) for left in lefts]
+        for core, shape in zip(cores[:0:-1], shapes[:0:-1]):
+            weighted = F.dot(core, rights[0]) if rights else core
+            rights.insert(0, inner(F, core, weighted, shape, 0))
+        damping = squared_norm(F, lefts[-1], rights[-1]) * DAMPING  # of ‖W‖² = ⟨LN, RN⟩
+        scaled = {}
+        for k, (name, (before, size, after)) in enumerate(zip(names, shapes)):
+            if name not in gradients:
+                continue
+            # ΔGk = (L(k-1) + εI)⁻¹ ×1 ∂Gk ×3 (Rk + εI)⁻¹, without what the next core can do
+            step = gradients[name]
+            if k < len(rights):
+                epsilon = F.broadcast_mul(inverses[k], damping * (1 / after))
+                step = F.dot(step, F.linalg.inverse(F.broadcast_add(rights[k], epsilon)))
+            flat = F.reshape(step, shape=(before * size, after))
+            if k > 0:
+                step = F.dot(inverses[k - 1], step)
+            if k + 1 < len(names) and names[k + 1] in gradients:
+                # (r(k-1)·Ik, rk)
+                G = F.reshape(cores[k], shape=(before * size, after))
+                inside = F.dot(inverses[k], F.dot(G, flat, transpose_a=True))
+                step = F.reshape(step, shape=(before * size, after))
+                step = F.linalg.gemm(G, inside, step, alpha=-1.0)
+                step = F.reshape(step, shape=(before, size, after))
+            scaled[name] = step
+        return scaled
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.tt_to_tensor(list(parameters.values()))

@@ -26,6 +26,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import averaging, leading_vectors, orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step, plan
+from trnet.tensor.scaling import DAMPING, gram, inner, multiply_modes, squared_norm, without
 
 _HOOI_SWEEPS = 1  # the second one gains less than a thousandth of the error
 _SLAB = 2**22  # elements of a tensor that are unfolded at a time
@@ -45,6 +46,10 @@ class Tucker(Factorization):
     @staticmethod
     def parameter_names(n_modes: int) -> list[str]:
         return ["core", *factor_names(n_modes)]
+
+    @classmethod
+    def scale_name(cls, n_modes: int) -> str:
+        return "core"
 
     @staticmethod
     def is_rank(rank: Rank) -> bool:
@@ -135,8 +140,39 @@ class Tucker(Factorization):
         return orthonormal(*self.parameter_shapes[name])
 
     @property
-    def averaging(self) -> dict[str, int]:
-        return {f"factor{mode}": self.shape[mode - 1] for mode in self.pooled_modes}
+    def _averaged(self) -> list[int]:
+        """Entries of each pooled mode, and 1 for other modes: steps are as after that pooling."""
+        return [size if mode in self.pooled_modes else 1 for mode, size in enumerate(self.shape, 1)]
+
+    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
+        core, *factors = parameters.values()
+        identities = {r: F.eye(r, dtype=dtype) for r in set(self.rank)}
+        # UkᵀUk + εI. A mode's weight makes its steps those of a dense layer after the pooling.
+        grams = [
+            gram(F, U, identities[r], weight)
+            for U, r, weight in zip(factors, self.rank, self._averaged)
+        ]
+        inverses = [F.linalg.inverse(UU) for UU in grams]
+        scaled = {}
+        if "core" in gradients:
+            # ΔG = ∂G ×k (UkᵀUk + εI)⁻¹
+            scaled["core"] = multiply_modes(F, gradients["core"], inverses)
+        # H = G ×k UkᵀUk; then Ck = G(k) H(k)ᵀ (UkᵀUk)⁻¹, and ‖W‖² = ⟨G, H⟩
+        H = multiply_modes(F, core, grams)
+        damping = squared_norm(F, core, H) * DAMPING
+        for mode, name in enumerate(factor_names(len(factors) - 1)):
+            if name in gradients:
+                # ΔUk = (I − Uk (UkᵀUk)⁻¹ Ukᵀ) ∂Uk (Ck + εI)⁻¹, where (Ck)⁻¹ = UkᵀUk (Ck UkᵀUk)⁻¹
+                U, UU, weight = factors[mode], grams[mode], self._averaged[mode]
+                epsilon = F.broadcast_mul(UU, damping * (1 / self.rank[mode]))
+                C = F.broadcast_add(inner(F, core, H, self.rank, mode), epsilon)
+                step = F.dot(gradients[name], F.dot(UU, F.linalg.inverse(C)))
+                if weight > 1:
+                    step = step * (1 / weight)
+                if "core" in gradients:  # which is what moves within the span of Uk
+                    step = without(F, step, U, inverses[mode] * weight)
+                scaled[name] = step
+        return scaled
 
     @property
     def dense_shape(self) -> tuple[int, int]:
@@ -164,9 +200,9 @@ class Tucker(Factorization):
             )
             core[averages] = unpooled("core").reshape(core[averages].shape)
             return core
-        if name in self.averaging:
-            return averaging(*self.parameter_shapes[name])
         mode = int(name[len("factor") :])
+        if mode in self.pooled_modes:
+            return averaging(*self.parameter_shapes[name])
         return unpooled(f"factor{self._kept_modes.index(mode) + 1}")
 
 

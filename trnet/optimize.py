@@ -1,0 +1,145 @@
+"""Training factors at the learning rate of the dense layer that they replace.
+
+A step of the factors moves W = f(core, factors) by −η Σk Jk Jkᵀ ∇W, where each Jk has the norm of
+all other parameters. A dense layer's J is the identity, so a rate η that suits it may be too high.
+:class:`Trainer` scales the gradients before each step. Then W moves as the dense layer's would,
+projected on the tangent space of W's form: never faster. The formulas are those of
+:meth:`~trnet.tensor.factorizations.Factorization.scaled_gradients`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from mxnet import gluon
+
+from trnet.layers import TRL
+from trnet.tensor.backend import mx
+
+
+class Trainer(gluon.Trainer):
+    """Gluon's trainer, which scales the gradients of tensor regression layers before each step.
+
+    All other parameters, and networks without a TRL, are trained as by Gluon's. Gradients are
+    scaled after they are summed over devices and workers, in ``step`` and in ``update``; the arrays
+    of ``Parameter.grad()`` keep the gradients that ``backward`` left there. A parameter with
+    ``grad_req="null"`` is frozen, and the others then move W as well as they can without it.
+
+    A step is the dense layer's to first order: while it is smaller than W. A weight that starts at
+    zero needs a small learning rate at first; the layers' own start does not.
+
+    Parameters
+    ----------
+    params, optimizer, optimizer_params, kvstore, compression_params
+        As in Gluon's trainer.
+    update_on_kvstore : bool, default False
+        Only False: servers would update with gradients that are not scaled.
+
+    Raises
+    ------
+    ValueError
+        For ``update_on_kvstore=True``.
+    """
+
+    def __init__(
+        self,
+        params,
+        optimizer,
+        optimizer_params: dict | None = None,
+        kvstore="device",
+        compression_params: dict | None = None,
+        update_on_kvstore: bool = False,
+    ) -> None:
+        if update_on_kvstore:
+            raise ValueError(
+                "update_on_kvstore: expected False, because gradients are scaled between their sum "
+                f"and the update, got {update_on_kvstore!r}"
+            )
+        super().__init__(
+            params,
+            optimizer,
+            optimizer_params,
+            kvstore,
+            compression_params,
+            update_on_kvstore=False,
+        )
+        self._scalings: dict[tuple, Scaling] = {}
+
+    def _update(self, ignore_stale_grad: bool = False) -> None:
+        # The optimiser reads Parameter._grad. The scaled arrays stand there during the update only:
+        # that copies nothing, and leaves what grad_req="add" adds to.
+        raw = {}
+        try:
+            for scaling in self._current_scalings():
+                scaled = scaling()
+                for parameter, arrays in zip(scaling.trained, scaled):
+                    raw[parameter], parameter._grad = parameter._grad, arrays
+            super()._update(ignore_stale_grad)
+        finally:
+            for parameter, arrays in raw.items():
+                parameter._grad = arrays
+
+    def _current_scalings(self) -> Iterator[Scaling]:
+        """One scaling per TRL that has trained factors, which may differ from step to step."""
+        trained: dict[TRL, list[gluon.Parameter]] = {}
+        for parameter in self._params:
+            layer = getattr(parameter, "tensor_layer", None)
+            if layer is not None and parameter.grad_req != "null":
+                trained.setdefault(layer, []).append(parameter)
+        for layer, parameters in trained.items():
+            dtype = np.dtype(parameters[0].dtype).name
+            key = layer.factorization, dtype, *parameters
+            if key not in self._scalings:
+                self._scalings[key] = Scaling(layer, parameters, dtype)
+            yield self._scalings[key]
+
+
+class Scaling:
+    """The scaled gradients of one TRL, as a graph that is compiled once.
+
+    Parameters
+    ----------
+    layer : TRL
+        With a known input shape.
+    trained : list of Parameter
+        Those of its factors that are trained.
+    dtype : str
+        That of the parameters. float16 is computed in float32, as the optimiser's copies are.
+    """
+
+    def __init__(self, layer: TRL, trained: list[gluon.Parameter], dtype: str) -> None:
+        factors = {name: layer._reg_params[name] for name in layer._factor_names()}
+        names = {parameter: name for name, parameter in factors.items()}
+        self.trained, self._factors = trained, list(factors.values())
+        self._is_numpy = isinstance(trained[0].list_grad()[0], mx.np.ndarray)
+        wide = "float32" if dtype == "float16" else dtype
+        inputs = [mx.sym.var(name) for name in factors]
+        inputs += [mx.sym.var(f"gradient_{names[parameter]}") for parameter in trained]
+        widened = [mx.sym.cast(v, dtype=wide) for v in inputs] if wide != dtype else inputs
+        values = dict(zip(factors, widened))
+        gradients = {names[p]: v for p, v in zip(trained, widened[len(factors) :])}
+        scaled = layer.factorization.scaled_gradients(mx.sym, values, gradients, wide)
+        outputs = [scaled[names[parameter]] for parameter in trained]
+        narrowed = [mx.sym.cast(v, dtype=dtype) for v in outputs] if wide != dtype else outputs
+        graph = mx.sym.Group(narrowed)
+        order = [symbol.name for symbol in inputs]
+        self._places = [order.index(name) for name in graph.list_inputs()]
+        # One segment for MXNet's engine: to launch these operators takes longer than to run them.
+        size = len(graph.get_internals())
+        flags = {"static_alloc": True, "static_shape": True, "forward_bulk_size": size}
+        self._run = mx.nd.CachedOp(graph, list(flags.items()))
+
+    def __call__(self) -> list[list]:
+        """The scaled gradient of each trained parameter, on every device."""
+        on_devices = []
+        for device in self.trained[0].list_ctx():
+            arrays = [parameter.data(device) for parameter in self._factors]
+            arrays += [parameter.grad(device) for parameter in self.trained]
+            arrays = [array.as_nd_ndarray() for array in arrays]
+            outputs = self._run(*(arrays[place] for place in self._places))
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            if self._is_numpy:
+                outputs = [array.as_np_ndarray() for array in outputs]
+            on_devices.append(outputs)
+        return [list(arrays) for arrays in zip(*on_devices)]
