@@ -178,7 +178,8 @@ class TRL(TensorBlock):
         Raises
         ------
         ValueError
-            For a dense layer of another shape, or with a bias where this layer has none.
+            For a dense layer of another shape, with a weight that is not finite, or with a bias
+            where this layer has none.
         """
         in_shape = self._known_in_shape()
         if pooled_modes is None:
@@ -193,7 +194,10 @@ class TRL(TensorBlock):
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
         self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
         self._factorization, self._pooled_modes = form, pooled_modes
-        arrays = form.decompose(_values(dense.weight).T.reshape(*kept, self._units))
+        weight = _values(dense.weight)
+        if not np.isfinite(weight).all():
+            self._error("dense: expected a weight of finite values, got NaN or infinity")
+        arrays = form.decompose(weight.T.reshape(*kept, self._units))
         if "bias" in self._reg_params:
             arrays["bias"] = (
                 _values(dense.bias) if dense.bias is not None else np.zeros(self._units)

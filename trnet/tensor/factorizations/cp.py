@@ -13,6 +13,7 @@ from math import prod
 
 import numpy as np
 
+from trnet.tensor import als
 from trnet.tensor.contraction import Product, componentwise_product, khatri_rao, make_product
 from trnet.tensor.factorizations.base import (
     Arrays,
@@ -21,11 +22,10 @@ from trnet.tensor.factorizations.base import (
     factor_names,
     is_positive,
 )
-from trnet.tensor.initial import leading_vectors, orthonormal
+from trnet.tensor.factorizations.tucker import hooi
+from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Step
 from trnet.tensor.scaling import DAMPING, TINY
-
-_ALS_SWEEPS = 300
 
 
 class CP(Factorization):
@@ -116,8 +116,8 @@ class CP(Factorization):
         return tl.cp_to_tensor((None, list(parameters.values())))
 
     def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
-        weight = weight.astype("float64", copy=False)
-        return dict(zip(self.parameter_shapes, self._exact_terms(weight) or self._fit(weight)))
+        terms = self._exact_terms(weight) or self._fit(weight)
+        return dict(zip(self.parameter_shapes, als.normalised(terms)))
 
     def _exact_terms(self, weight: np.ndarray) -> list[np.ndarray] | None:
         """One term per fibre along the longest mode, where the rank allows that many."""
@@ -126,7 +126,7 @@ class CP(Factorization):
         n_fibres = prod(others)
         if self.rank < n_fibres:
             return None
-        factors = [np.zeros((size, self.rank)) for size in self.shape]
+        factors = [np.zeros((size, self.rank), weight.dtype) for size in self.shape]
         factors[longest][:, :n_fibres] = np.moveaxis(weight, longest, 0).reshape(-1, n_fibres)
         positions = iter(np.indices(others).reshape(len(others), -1))
         for mode in range(len(self.shape)):
@@ -135,32 +135,14 @@ class CP(Factorization):
         return factors
 
     def _fit(self, weight: np.ndarray) -> list[np.ndarray]:
-        """Alternating least squares from the leading singular vectors of each unfolding."""
-        from trnet.tensor.backend import tensorly_scope
-
+        """Alternating least squares on the core of a Tucker form, which may be far smaller."""
         if not weight.any():
-            return [np.zeros((size, self.rank)) for size in self.shape]
-        start = [
-            leading_vectors(np.moveaxis(weight, mode, 0).reshape(size, -1), self.rank)
-            for mode, size in enumerate(self.shape)
-        ]
-        # Thousands of small steps: ten times faster without MXNet's cost of launching each.
-        with tensorly_scope("numpy") as tl:
-            from tensorly.decomposition import parafac
-
-            init = (tl.ones(self.rank), start)
-            _, factors = parafac(
-                weight,
-                self.rank,
-                n_iter_max=_ALS_SWEEPS,
-                init=init,
-                tol=1e-9,
-                l2_reg=1e-12 * np.sum(weight**2),  # or a weight of low rank is a singular system
-            )
-        # An even share for every factor, so that each learns at the same rate.
-        norms = [np.linalg.norm(factor, axis=0) for factor in factors]
-        share = np.prod(norms, axis=0) ** (1 / len(factors))
-        return [f * (share / np.where(n > 0, n, 1)) for f, n in zip(factors, norms)]
+            units = [self._unit(name) for name in self.parameter_shapes]
+            return [*units[:-1], 0 * units[-1]]
+        # R terms span at most R dimensions of each mode: (I1, …, IN, O) -> (min(Ik, R), …)
+        core, *bases = hooi(weight, als.largest_core(self.shape, self.rank))
+        factors = als.fit(core.astype("float64"), self.rank)
+        return [basis @ factor for basis, factor in zip(bases, factors)]
 
     @property
     def _components(self) -> int:

@@ -122,7 +122,7 @@ class Tucker(Factorization):
         if self.pooled_modes:
             unpooled = self._unpooled.decompose(weight)
             return {name: self._with_pooling(name, unpooled.get) for name in self.parameter_shapes}
-        return dict(zip(self.parameter_shapes, _decompose(weight, self.rank)))
+        return dict(zip(self.parameter_shapes, hooi(weight, self.rank)))
 
     def draw(self, name: str, weight_std: float) -> np.ndarray:
         if self.pooled_modes:
@@ -222,7 +222,7 @@ def _plan(
     return tuple(steps), last, Chain((last.before, (), ()), (1, *edges))
 
 
-def _decompose(weight: np.ndarray, rank: tuple[int, ...]) -> list[np.ndarray]:
+def hooi(weight: np.ndarray, rank: tuple[int, ...]) -> list[np.ndarray]:
     """Core and factors of a Tucker decomposition: truncated mode by mode, then sweeps of HOOI.
 
     The method of ``tensorly.decomposition.tucker``, but from Gram matrices and without copies of
