@@ -93,7 +93,8 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
 
     def ours(batches: Iterator) -> None:
         epoch = islice(batches, steps)
-        loop.train_epoch(network, trainer, loss, epoch, repeat(1e-4), size, compute, progress)
+        rates = repeat(1e-4)
+        loop.train_epoch(network, trainer, loss, epoch, rates, size, compute, progress, recipe)
         mx.nd.waitall()
 
     def data() -> None:

@@ -121,7 +121,7 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
 
     def train() -> None:
         one = [(images, labels)]
-        loop.train_epoch(network, trainer, loss, one, [1e-4], batch, compute, progress)
+        loop.train_epoch(network, trainer, loss, one, [1e-4], batch, compute, progress, recipe)
 
     return {"train": train, "forward": lambda: network(images)}
 

@@ -64,7 +64,10 @@ NETWORKS = {
 _DENSE = {"dense": {"type": "dense", "hidden": []}}
 _VGG_HEADS = {  # for (32, 7, 7) -> 10
     **_DENSE,
-    **{f"tcl {r}": {"type": "tcl", "rank": [r, s, s]} for r, s in ((6, 4), (12, 5), (20, 6))},
+    **{
+        f"tcl {r}": {"type": "tcl", "rank": [r, s, s], "hidden": []}
+        for r, s in ((6, 4), (12, 5), (20, 6))
+    },
     "tucker 4": {"type": "trl", "rank": [4, 2, 2, 6]},
     "tucker 8": {"type": "trl", "rank": [8, 4, 4, 10]},
     "tucker 16": {"type": "trl", "rank": [16, 6, 6, 10]},
@@ -75,7 +78,10 @@ _VGG_HEADS = {  # for (32, 7, 7) -> 10
 }
 _RESNET_HEADS = {  # for (192, 7, 7) -> 10
     **_DENSE,
-    **{f"tcl {r}": {"type": "tcl", "rank": [r, s, s]} for r, s in ((24, 3), (64, 5), (128, 6))},
+    **{
+        f"tcl {r}": {"type": "tcl", "rank": [r, s, s], "hidden": []}
+        for r, s in ((24, 3), (64, 5), (128, 6))
+    },
     "tucker 3": {"type": "trl", "rank": [3, 2, 2, 3]},
     "tucker 10": {"type": "trl", "rank": [10, 3, 3, 10]},
     "tucker 51": {"type": "trl", "rank": [51, 5, 5, 10]},

@@ -5,7 +5,6 @@ The data set of a config is resolved once per run, by :func:`find_dataset`, and 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -31,19 +30,17 @@ from trnet.models import (
     spatial_patterns,
 )
 from trnet.result import VERSION, Result, processor, read_result, versions, write_result
+from trnet.run_folder import earlier_result, held, run_folder
 from trnet.savings import space_savings
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
 from trnet.training.distributed import ALONE, Workers
 from trnet.training.evaluation import Scores, evaluate
+from trnet.training.freezing import freeze
 from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
-
-
-def run_folder(runs: Path, config: Config) -> Path:
-    """The folder of a config's run: ``runs/<suite>/<name>/seed<k>``."""
-    return runs / config.suite / config.name / f"seed{config.seed}"
+from trnet.training.schedule import cuts
 
 
 def build(config: Config, dataset: DataSet) -> Network:
@@ -52,13 +49,16 @@ def build(config: Config, dataset: DataSet) -> Network:
     Raises
     ------
     ConfigError
-        For an unknown network, or a head that does not fit it.
+        For an unknown network, a head that does not fit it, or frozen parameters that it lacks.
     """
     with _naming(config, "model.backbone"):
         backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
     with _naming(config, "model.head"):
         head = config.model.head.model_dump()
-        return attach_head(backbone, head, dataset.shape, dataset.classes)
+        network = attach_head(backbone, head, dataset.shape, dataset.classes)
+    with _naming(config, "train.freeze"):
+        freeze(network, config.train.freeze)
+    return network
 
 
 def count(config: Config) -> ParameterCount:
@@ -164,9 +164,11 @@ def train(
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
     label = f"{config.name} seed {config.seed}"
     show = show and workers.writes
-    with _held(folder, workers), Progress(label, recipe.epochs, images, show) as progress:
+    with held(folder, workers), Progress(label, recipe.epochs, images, show) as progress:
         if workers.writes:
             write_aside(folder / "config.yaml", configs.dump(config))
+        for line in cuts(recipe):
+            progress.say(line)
         loop.initialize(network, dataset.shape, config.seed, compute)
         if config.model.pretrained and checkpoint.latest(folder / "checkpoints") is None:
             progress.say(_start_trained(network, config, dataset))
@@ -278,25 +280,6 @@ def _trained(
 
 
 @contextmanager
-def _held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
-    """Lock a run folder while these workers train; the one that writes holds the lock."""
-    if not workers.writes:
-        workers.wait()
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another process is training it; wait until it ends"
-            ) from None
-        workers.wait()
-        yield
-
-
-@contextmanager
 def _naming(config: Config, key: str) -> Iterator[None]:
     """Name the experiment and the key in errors about the key's value."""
     try:
@@ -360,40 +343,3 @@ def load(config: Config, dataset: DataSet, shard: Shard = WHOLE) -> DataSource:
         seed=config.seed,
     )
     return dataset.load(request)
-
-
-def earlier_result(config: Config, runs: Path) -> Result | None:
-    """The result of a config's run, or None if it is not finished.
-
-    Raises
-    ------
-    UserError
-        If another config was trained into the run folder.
-    """
-    folder = run_folder(runs, config)
-    if checkpoint.latest(folder / "checkpoints") or (folder / "result.json").is_file():
-        earlier = configs.load(folder / "config.yaml")
-        if earlier.hash != config.hash:
-            raise UserError(
-                f"{folder}: belongs to another config ({_difference(earlier, config)}); "
-                "delete it or use another --runs"
-            )
-    return read_result(folder)
-
-
-def _difference(earlier: Config, config: Config) -> str:
-    """The first key in which two configs differ."""
-    then, now = (
-        _leaves(c.model_dump(include={"dataset", "model", "train"})) for c in (earlier, config)
-    )
-    keys = [key for key in {**then, **now} if key != "dataset.root"]
-    key = next(key for key in keys if repr(then.get(key)) != repr(now.get(key)))
-    return f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
-
-
-def _leaves(values: dict, prefix: str = "") -> dict:
-    leaves = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        leaves.update(_leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
-    return leaves

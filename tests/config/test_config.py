@@ -50,11 +50,6 @@ BROKEN = {
     "head's typo": (head("{type: trl, rnk: [1, 1, 1, 1]}"), ["model.head.rnk", "mean rank"]),
     "another head's key": (head("{type: dense, rank: [1]}"), ["model.head.rank", "hidden"]),
     "schedule's typo": (recipe(schedule="{type: cosine, warmup: 1}"), ["train.schedule.warmup"]),
-    "trials too short": (
-        recipe(epochs="9", schedule="{type: cosine, warmup_epochs: 3}")
-        + "tune: {learning_rate: [0.1], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
-        ["tune.epochs", "warmup_epochs", "2 epochs"],
-    ),
     "nothing to tune": (
         text() + "tune: {learning_rate: [], weight_decay: [0.0], epochs: 2, holdout: 0.1}\n",
         ["tune.learning_rate", "1 item"],
@@ -179,17 +174,16 @@ BROKEN = {
     ),
     "negative decay": (recipe(weight_decay="-1"), ["train.weight_decay", "-1"]),
     "smoothing of two": (recipe(label_smoothing="2"), ["train.label_smoothing", "2"]),
-    "warm-up without end": (
-        recipe(schedule="{type: cosine, warmup_epochs: 2}"),
-        ["warmup_epochs", "2", "epochs"],
+    "a bound of zero": (recipe(clip_gradient="0"), ["train.clip_gradient", "> 0", "0"]),
+    "half a batch": (recipe(accumulate="0.5"), ["train.accumulate", "0.5"]),
+    "frozen by a number": (recipe(freeze="3"), ["train.freeze", "'backbone'", "3"]),
+    "a head that learns backwards": (
+        head("{type: dense, hidden: [], lr_mult: -1}"),
+        ["model.head.lr_mult", "-1"],
     ),
     "milestones descend": (
         recipe(epochs="9", schedule="{type: step, milestones: [5, 3]}"),
         ["milestones", "[5, 3]", "ascending"],
-    ),
-    "milestone after the end": (
-        recipe(schedule="{type: step, milestones: [7]}"),
-        ["milestones", "[7]", "2 epochs"],
     ),
     "negative seed": (text(name="name: a\nseed: -1"), ["seed", "-1"]),
     "a base that is not there": (text(name="extends: _no.yaml\nname: a"), ["extends", "_no.yaml"]),

@@ -35,7 +35,8 @@ def load(tmp_path, monkeypatch):
 
 def test_a_config_reaches_a_head_from_a_plugin(load, tmp_path):
     loaded = load("{type: plain, width: 7}")
-    assert loaded.model.head.model_dump() == {"type": "plain", "width": 7, "bias": True}
+    expected = {"type": "plain", "width": 7, "bias": True, "lr_mult": 1.0}
+    assert loaded.model.head.model_dump() == expected
     assert experiment.count(loaded).weights == 32 * 7 + 7 * 10
     (tmp_path / "again.yaml").write_text(config.dump(loaded))
     again = config.load(tmp_path / "again.yaml")

@@ -53,7 +53,7 @@ def test_steps_run_ahead_of_what_is_waited_for(side, ahead):
             waited += n_images // 4
 
     n_images, total = loop.train_epoch(
-        network, trainer, loss, batches(), map(float, range(60)), 4, CPU, Counting()
+        network, trainer, loss, batches(), map(float, range(60)), 4, CPU, Counting(), recipe()
     )
     assert begun == list(range(50)) and waited == 50
     assert most == ahead

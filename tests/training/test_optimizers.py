@@ -13,6 +13,7 @@ from trnet import config, experiment
 from trnet.errors import ConfigError
 from trnet.layers import TRL
 from trnet.training import loop
+from trnet.training.freezing import freeze
 from trnet.training.optimizers import OPTIMIZERS, make_optimizer
 
 
@@ -53,18 +54,19 @@ def test_weights_and_cores_decay_and_nothing_else_does():
 
 
 def test_the_registered_optimizers_take_the_recipe():
-    kinds = {"sgd": mx.optimizer.SGD, "nag": mx.optimizer.NAG}
+    kinds = {"sgd": mx.optimizer.SGD, "nag": mx.optimizer.NAG, "adam": mx.optimizer.Adam}
     assert set(OPTIMIZERS) == set(kinds)
     for name, kind in kinds.items():
         settings = {"momentum": 0.7, "weight_decay": 0.01, "dtype": "float16"}
         made = make_optimizer(recipe(optimizer=name, **settings))
         assert type(made) is kind
-        assert (made.learning_rate, made.momentum, made.wd) == (0.1, 0.7, 0.01)
+        momentum = made.beta1 if name == "adam" else made.momentum
+        assert (made.learning_rate, momentum, made.wd) == (0.1, 0.7, 0.01)
         assert made.multi_precision
 
 
-def test_nag_is_nesterovs_and_resumes(blobs, tmp_path):
-    """Two steps of one weight by hand; and a run that stops and resumes bit for bit."""
+def test_nag_is_nesterovs():
+    """Two steps of one weight by hand."""
     network = nn.Dense(1, in_units=1, use_bias=False)
     network.initialize(mx.init.One())
     trainer = loop.make_trainer(network, recipe(optimizer="nag", momentum=0.5))
@@ -78,8 +80,16 @@ def test_nag_is_nesterovs_and_resumes(blobs, tmp_path):
         weight -= 0.1 * (gradient + 0.5 * momentum)
         assert network.weight.data().asscalar() == pytest.approx(weight)
 
-    settings = recipe(optimizer="nag", schedule={"type": "step", "milestones": [1]})
+
+@pytest.mark.parametrize("name", ["sgd", "nag", "adam"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"clip_gradient": 0.1}, {"accumulate": 2}, {"freeze": ["0.*"]}], ids=str
+)
+def test_every_recipe_resumes_bit_for_bit(blobs, tmp_path, name, changes):
+    settings = recipe(optimizer=name, schedule={"type": "step", "milestones": [1]}, **changes)
     networks = [small_network() for _ in range(3)]
+    for network in networks:
+        freeze(network, settings.freeze)
     run(networks[0], blobs, tmp_path / "whole", settings)
     for epochs, network in zip((2, 3), networks[1:]):
         part = settings.model_copy(update={"epochs": epochs})
@@ -114,8 +124,8 @@ def test_an_optimizer_from_outside_is_reached_by_a_config(tmp_path, monkeypatch)
 
 
 def test_an_unknown_optimizer_ends_in_one_line_and_nothing_is_trained(tmp_path):
-    chosen = config.load(CONFIG, [*SMALL, "train.optimizer=adam"])
-    said = r"^mnist/vgg_trl_8: train\.optimizer: expected one of sgd, nag, got 'adam'$"
+    chosen = config.load(CONFIG, [*SMALL, "train.optimizer=lion"])
+    said = r"^mnist/vgg_trl_8: train\.optimizer: expected one of sgd, nag, adam, got 'lion'$"
     for refuse in (
         lambda: experiment.train(chosen, None, tmp_path, CPU.devices),
         lambda: experiment.check(chosen, tmp_path),

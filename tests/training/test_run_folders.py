@@ -7,6 +7,7 @@ from training.helpers import CONFIG, CPU, ROOT
 
 from trnet import config, experiment
 from trnet.errors import UserError
+from trnet.run_folder import held, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def finished(tmp_path_factory):
 
 def test_a_result_says_what_it_is_of(finished):
     runs, chosen, result = finished
-    folder = experiment.run_folder(runs, chosen)
+    folder = run_folder(runs, chosen)
     assert folder == runs / "mnist/vgg_trl_8/seed0"
     assert json.loads((folder / "result.json").read_text()) == result
     assert config.load(folder / "config.yaml") == chosen
@@ -47,7 +48,7 @@ def test_another_config_does_not_touch_a_run(finished):
     runs, _, _ = finished
     before = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
     other = config.load(CONFIG, ["train.epochs=2", "train.schedule.warmup_epochs=0"])
-    said = r"train\.epochs: 1 there, 2 here\); delete it or use another --runs$"
+    said = r"epochs: 1 there, 2 here; a cosine schedule.s .*\); delete it or use another --runs$"
     with pytest.raises(UserError, match=said):
         experiment.train(other, None, runs, CPU.devices)
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before
@@ -55,20 +56,58 @@ def test_another_config_does_not_touch_a_run(finished):
 
 def test_one_process_trains_a_run_at_a_time(tmp_path):
     chosen = config.load(CONFIG, ["train.epochs=2"])
-    folder = experiment.run_folder(tmp_path, chosen)
+    folder = run_folder(tmp_path, chosen)
     folder.mkdir(parents=True)
-    with experiment._held(folder):  # noqa: SIM117
+    with held(folder):  # noqa: SIM117
         with pytest.raises(UserError, match="another process is training it"):
             experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
 
 
 def test_a_checkpoint_scores_as_its_epoch_did(finished):
     runs, chosen, result = finished
-    folder = experiment.run_folder(runs, chosen)
+    folder = run_folder(runs, chosen)
     for which in ("latest", "best"):
         scored, epoch, scores = experiment.score(folder, which, CPU.devices)
         assert (scored, epoch) == (chosen, 1)
         assert scores.top1 == result["top1"] and scores.loss == pytest.approx(result["loss"])
+
+
+STEP = [
+    "train.schedule={type: step, milestones: [1, 5], warmup_epochs: 0.5}",
+    "dataset.samples=400",
+]
+
+
+def test_a_finished_run_gets_more_epochs(tmp_path):
+    """As if it had been trained for as long from the start, where the schedule allows it."""
+
+    def trained(runs: str, epochs: int):
+        chosen = config.load(CONFIG, [*STEP, f"train.epochs={epochs}"])
+        result = experiment.train(chosen, None, tmp_path / runs, CPU.devices, show=False)
+        last = run_folder(tmp_path / runs, chosen) / f"checkpoints/epoch-{epochs:04d}"
+        return result, (last / "network.params").read_bytes()
+
+    straight, expected = trained("straight", 3)
+    first, _ = trained("continued", 2)
+    assert first["epochs"] == 2
+    result, parameters = trained("continued", 3)
+    assert parameters == expected and result["epochs"] == 3
+    assert result["curve"] == straight["curve"] and result["config_hash"] == straight["config_hash"]
+    with pytest.raises(UserError, match=r"train\.epochs: 3 there, 2 here"):
+        trained("continued", 2)
+
+
+def test_a_schedule_is_cut_to_the_epochs(tmp_path, capsys):
+    """Of any config, one epoch can be trained; a line says what of its schedule is left out."""
+    settings = ["train.epochs=1", "dataset.samples=400"]
+    for schedule, said in (
+        ("{type: cosine, warmup_epochs: 5}", "warmup_epochs: 5 is cut to 0.5, half of the 1 epoch"),
+        ("{type: step, milestones: [3, 6]}", "milestones: [3, 6] are not reached in 1 epoch"),
+    ):
+        chosen = config.load(CONFIG, [*settings, f"train.schedule={schedule}"])
+        result = experiment.train(chosen, None, tmp_path / schedule[7:9], CPU.devices)
+        assert result["epochs"] == 1
+        assert f"train.schedule.{said}" in capsys.readouterr().err
 
 
 def test_half_precision_on_a_cpu_is_refused(tmp_path):
@@ -94,6 +133,4 @@ def test_savings_are_against_the_baseline_on_the_same_data(tmp_path):
 def test_evaluation_finds_data_that_moved(finished):
     runs, chosen, _ = finished
     with pytest.raises(UserError, match=r"dataset\.root: expected null, .* got 'elsewhere'"):
-        experiment.score(
-            experiment.run_folder(runs, chosen), "latest", CPU.devices, root="elsewhere"
-        )
+        experiment.score(run_folder(runs, chosen), "latest", CPU.devices, root="elsewhere")

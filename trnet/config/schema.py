@@ -68,6 +68,13 @@ def _file_or_flag(value: Any) -> Any:
     return value
 
 
+def _frozen(value: Any) -> Any:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if value == "backbone" or is_list:
+        return value
+    raise ValueError("'backbone', or patterns of parameters' names, as [features.0.*]")
+
+
 def _import_each(modules: list[str]) -> list[str]:
     for module in modules:
         try:
@@ -110,9 +117,13 @@ class Dataset(_Schema):
 
 
 class Head(_Schema):
-    """A head; its type is a name of :data:`trnet.models.HEADS`."""
+    """A head; its type is a name of :data:`trnet.models.HEADS`.
+
+    ``lr_mult`` multiplies the learning rate of its parameters.
+    """
 
     type: str
+    lr_mult: Positive = 1.0
 
 
 class DenseHead(Head):
@@ -247,7 +258,11 @@ class StepSchedule(_Schema):
 
 
 class Train(_Schema):
-    """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`."""
+    """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`.
+
+    ``clip_gradient`` bounds the norm of all gradients together, ``accumulate`` is the number of
+    batches per step, and ``freeze`` names what is not trained; see :mod:`trnet.training.freezing`.
+    """
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -256,22 +271,11 @@ class Train(_Schema):
     weight_decay: NonNegative = 0.0
     label_smoothing: Fraction = 0.0
     optimizer: str = "sgd"
+    clip_gradient: Optional[Positive] = None
+    accumulate: PositiveInt = 1
+    freeze: Annotated[Union[Literal["backbone"], list[str]], BeforeValidator(_frozen)] = []
     dtype: Literal["float32", "float16"] = "float32"
     schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
-
-    @model_validator(mode="after")
-    def _schedule_ends_in_time(self) -> Train:
-        if self.schedule.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"schedule.warmup_epochs: expected less than the {self.epochs} epochs, "
-                f"got {self.schedule.warmup_epochs}"
-            )
-        if isinstance(self.schedule, StepSchedule) and self.schedule.milestones[-1] >= self.epochs:
-            raise ValueError(
-                f"schedule.milestones: expected less than the {self.epochs} epochs, "
-                f"got {self.schedule.milestones}"
-            )
-        return self
 
 
 class Tune(_Schema):
@@ -307,15 +311,9 @@ class Config(_Schema):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")
-    def _trials_can_be_trained(self) -> Config:
-        if self.tune is not None:
-            if self.dataset.holdout is not None:
-                raise ValueError("dataset.holdout: expected none beside tune.holdout")
-            try:
-                Train.model_validate({**self.train.model_dump(), "epochs": self.tune.epochs})
-            except ValidationError as error:
-                why = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"tune.epochs: expected enough for train.{why}") from None
+    def _trials_can_be_scored(self) -> Config:
+        if self.tune is not None and self.dataset.holdout is not None:
+            raise ValueError("dataset.holdout: expected none beside tune.holdout")
         return self
 
     def __reduce__(self) -> tuple:
@@ -348,7 +346,11 @@ class Config(_Schema):
         return _digest(
             {
                 "dataset": self.dataset.model_dump(include={"name", "classes", "size"}),
-                "model": self.model.model_dump(include={"backbone", "head"}, exclude_defaults=True),
+                "model": self.model.model_dump(
+                    include={"backbone", "head"},
+                    exclude={"head": {"lr_mult"}},
+                    exclude_defaults=True,
+                ),
             }
         )
 

@@ -52,7 +52,8 @@ def build_network(
     backbone : str
         A key of :data:`trnet.models.BACKBONES`, or a classification network of GluonCV.
     head : dict
-        ``type``, a key of :data:`trnet.models.HEADS`, and the keyword arguments of its function.
+        ``type``, a key of :data:`trnet.models.HEADS`, and the keyword arguments of its function;
+        ``lr_mult`` multiplies the learning rate of all its parameters.
     image_shape : tuple of int
         (channels, height, width).
     classes : int
@@ -94,7 +95,7 @@ def attach_head(
         tensor does not allow; the message names mode and rank.
     """
     arguments = dict(head)
-    kind = arguments.pop("type")
+    kind, lr_mult = arguments.pop("type"), arguments.pop("lr_mult", 1.0)
     if kind not in HEADS:
         raise ValueError(f"type: expected one of {', '.join(HEADS)}, got {kind!r}")
     in_shape = output_shape(backbone.features, image_shape)  # (C, H, W)
@@ -102,7 +103,10 @@ def attach_head(
         call = signature(HEADS[kind]).bind(backbone, in_shape, classes, **arguments)
     except TypeError as error:
         raise ValueError(f"{kind}: {error}") from None
-    return Network(backbone.features, HEADS[kind](*call.args, **call.kwargs))
+    output = HEADS[kind](*call.args, **call.kwargs)
+    for parameter in output.collect_params().values():
+        parameter.lr_mult *= lr_mult
+    return Network(backbone.features, output)
 
 
 def fold(block: HybridBlock) -> HybridBlock:

@@ -6,9 +6,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from trnet.training import checkpoint
 from trnet.training.devices import Compute
 from trnet.training.distributed import ALONE, Workers
 from trnet.training.evaluation import class_scores, evaluate
-from trnet.training.optimizers import make_optimizer
+from trnet.training.optimizers import clip_gradients, make_optimizer
 from trnet.training.progress import Progress
 from trnet.training.schedule import learning_rate
 
@@ -88,9 +88,14 @@ def train(
             f"train.batch_size: expected at least {workers.count * len(compute.devices)} images, "
             f"one for each device of each worker, got {batch_size}"
         )
+    if recipe.accumulate > 1:
+        for parameter in network.collect_params().values():
+            if parameter.grad_req != "null":
+                parameter.grad_req = "add"
     trainer = make_trainer(network, recipe, workers)
     loss = make_loss(recipe.label_smoothing, classes)
     steps = source.train_batches(recipe.batch_size)
+    steps = math.ceil(steps / recipe.accumulate)
     schedule = learning_rate(recipe, steps)
 
     metrics: list[dict] = []
@@ -112,7 +117,9 @@ def train(
         mx.random.seed(int(dropout_seed.generate_state(1)[0]))
         batches = source.train(recipe.batch_size, (seed, epoch))
         rates = map(schedule, count((epoch - 1) * steps))
-        sums = train_epoch(network, trainer, loss, batches, rates, batch_size, compute, progress)
+        sums = train_epoch(
+            network, trainer, loss, batches, rates, batch_size, compute, progress, recipe
+        )
         n_images, total_loss = workers.sum(sums).tolist()
         seconds = time.perf_counter() - begin
         _share_statistics(network, workers)
@@ -147,35 +154,57 @@ def train_epoch(
     batch_size: int,
     compute: Compute,
     progress: Progress,
+    recipe: Train,
 ) -> tuple[int, float]:
     """Take one step of the optimiser per batch; returns the number of images and their summed loss.
 
     ``rates`` are the learning rates of the steps. A batch is this worker's part; ``batch_size`` is
-    that of all workers' parts together.
+    that of all workers' parts together. If the recipe accumulates, a step takes several batches;
+    the last one of the epoch takes those that are left.
     """
     n_images, step_losses = 0, []
-    under_way: list[list[mx.nd.NDArray]] = []  # losses of the latest steps, on every device
-    for batch, rate in zip(batches, rates):
-        images, labels = (compute.split(array) for array in batch)
-        with autograd.record():
-            scores = [class_scores(network, part, compute.dtype) for part in images]
-            losses = [loss(part, targets) for part, targets in zip(scores, labels)]
-        autograd.backward(losses)
+    under_way: list[list[mx.nd.NDArray]] = []  # losses of the latest batches, on every device
+    for of_step, rate in zip(_grouped(batches, recipe.accumulate), rates):
+        for batch in of_step:
+            images, labels = (compute.split(array) for array in batch)
+            with autograd.record():
+                scores = [class_scores(network, part, compute.dtype) for part in images]
+                losses = [loss(part, targets) for part, targets in zip(scores, labels)]
+            autograd.backward(losses)
+            n_images += len(batch[0])
+            under_way.append(losses)
         trainer.set_learning_rate(rate)
-        trainer.step(batch_size)
+        _step(trainer, batch_size * len(of_step), recipe)
 
         # MXNet has queued the step, not computed it. To read a loss waits for its step, so the
         # losses of earlier steps are read while at least as many later ones are queued.
-        n_images += len(batch[0])
-        under_way.append(losses)
         ahead = _steps_ahead(batch[0])
-        if len(under_way) == 2 * ahead:
+        if len(under_way) >= 2 * ahead:
             step_losses += map(_total, under_way[:ahead])
             del under_way[:ahead]
             progress.advance(ahead * batch_size)
     step_losses += map(_total, under_way)
     progress.advance(len(under_way) * batch_size)
     return n_images, sum(step_losses)
+
+
+def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Lists of so many batches; the last one may be shorter."""
+    batches = iter(batches)
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> None:
+    """Update the parameters with the mean gradient of some images."""
+    trainer.allreduce_grads()
+    if recipe.clip_gradient is not None:
+        # The arrays hold sums over the images.
+        clip_gradients(trainer._params, recipe.clip_gradient * images)
+    trainer.update(images)
+    if recipe.accumulate > 1:
+        for parameter in trainer._params:
+            parameter.zero_grad()
 
 
 def _steps_ahead(images: mx.nd.NDArray) -> int:
@@ -248,7 +277,11 @@ def _share_statistics(network: HybridBlock, workers: Workers) -> None:
     """
     # A static graph updates them unnoticed by MXNet's engine, so reading one does not wait for it.
     mx.nd.waitall()
-    statistics = [p for p in network.collect_params().values() if p.grad_req == "null"]
+    statistics = [
+        parameter
+        for name, parameter in network.collect_params().items()
+        if name.endswith(("running_mean", "running_var"))
+    ]
     if not statistics or workers.count == len(statistics[0].list_ctx()) == 1:
         return
     own = [

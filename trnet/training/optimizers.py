@@ -2,14 +2,16 @@
 
 Register another one here or in your own program::
 
-    OPTIMIZERS["adam"] = lambda recipe: mx.optimizer.Adam(learning_rate=recipe.learning_rate)
+    OPTIMIZERS["lamb"] = lambda recipe: mx.optimizer.LAMB(learning_rate=recipe.learning_rate)
 
 The learning rate is set again before every step, from the recipe's schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from mxnet.gluon import Parameter
 
 from trnet.config import Train
 from trnet.tensor.backend import mx
@@ -17,24 +19,32 @@ from trnet.tensor.backend import mx
 
 def sgd(recipe: Train) -> mx.optimizer.Optimizer:
     """Stochastic gradient descent with momentum."""
-    return mx.optimizer.SGD(**_arguments(recipe))
+    return mx.optimizer.SGD(momentum=recipe.momentum, **_arguments(recipe))
 
 
 def nag(recipe: Train) -> mx.optimizer.Optimizer:
     """Nesterov's accelerated gradient, as GluonCV's ImageNet recipes use it."""
-    return mx.optimizer.NAG(**_arguments(recipe))
+    return mx.optimizer.NAG(momentum=recipe.momentum, **_arguments(recipe))
+
+
+def adam(recipe: Train) -> mx.optimizer.Optimizer:
+    """Adam; the recipe's momentum is its β1."""
+    return mx.optimizer.Adam(beta1=recipe.momentum, **_arguments(recipe))
 
 
 def _arguments(recipe: Train) -> dict:
     return {
         "learning_rate": recipe.learning_rate,
-        "momentum": recipe.momentum,
         "wd": recipe.weight_decay,
         "multi_precision": recipe.dtype == "float16",  # float32 copies of the weights
     }
 
 
-OPTIMIZERS: dict[str, Callable[[Train], mx.optimizer.Optimizer]] = {"sgd": sgd, "nag": nag}
+OPTIMIZERS: dict[str, Callable[[Train], mx.optimizer.Optimizer]] = {
+    "sgd": sgd,
+    "nag": nag,
+    "adam": adam,
+}
 
 
 def make_optimizer(recipe: Train) -> mx.optimizer.Optimizer:
@@ -48,3 +58,26 @@ def make_optimizer(recipe: Train) -> mx.optimizer.Optimizer:
     if recipe.optimizer not in OPTIMIZERS:
         raise ValueError(f"expected one of {', '.join(OPTIMIZERS)}, got {recipe.optimizer!r}")
     return OPTIMIZERS[recipe.optimizer](recipe)
+
+
+def clip_gradients(parameters: Iterable[Parameter], limit: float) -> None:
+    """Scale gradients down to a norm of all of them together, on every device, in place.
+
+    A limit that is already kept changes nothing. The processor does not wait for the norm.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        With their gradients summed over devices and workers, so that all scale alike.
+    limit : float
+    """
+    gradients = [p.list_grad() for p in parameters if p.grad_req != "null"]
+    for arrays in zip(*gradients):
+        squares = mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays))
+        scale = mx.nd.minimum(limit / mx.nd.sqrt(squares.sum()), 1.0)
+        for array in arrays:
+            mx.nd.broadcast_mul(array, _like(scale, array), out=array)
+
+
+def _like(scale: mx.nd.NDArray, array: mx.nd.NDArray) -> mx.nd.NDArray:
+    return scale.astype(array.dtype).reshape((1,) * array.ndim)

@@ -1,0 +1,169 @@
+"""Controls of a recipe: clipped gradients, accumulated batches, frozen parts, a head's rate."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
+from training.helpers import CONFIG, CPU, parameters, recipe, run, small_network
+
+from trnet import config, experiment
+from trnet.errors import ConfigError
+from trnet.models import attach_head, make_backbone
+from trnet.training import loop
+from trnet.training.devices import Compute
+from trnet.training.freezing import freeze
+from trnet.training.optimizers import clip_gradients
+
+TWO = Compute([mx.cpu(0), mx.cpu(1)])
+
+
+@pytest.mark.parametrize("limit", [0.5, 3.0, 1e6])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_gradients_are_clipped_by_their_norm_together(limit, dtype):
+    rng = np.random.default_rng(0)
+    shapes = [(4, 3), (5,), (2, 3, 2, 2)]
+    made = [gluon.Parameter(f"p{k}", shape=s, dtype=dtype) for k, s in enumerate(shapes)]
+    made.append(gluon.Parameter("frozen", shape=(2,), grad_req="null"))
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    for parameter in made:
+        parameter.initialize(ctx=[mx.cpu(0), mx.cpu(1)])
+    for parameter, array in zip(made, arrays):
+        for gradient in parameter.list_grad():
+            gradient[:] = array
+    clip_gradients(made, limit)
+    norm = np.sqrt(sum(np.sum(np.square(a, dtype="float64")) for a in arrays))
+    for parameter, array in zip(made, arrays):
+        for gradient in parameter.list_grad():
+            expected = array * min(1, limit / norm)
+            tolerance = 2e-3 if dtype == "float16" else 1e-6
+            np.testing.assert_allclose(gradient.asnumpy(), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize("compute", [CPU, TWO], ids=["one device", "two devices"])
+def test_a_clipped_step_is_no_longer_than_the_bound(blobs, tmp_path, compute):
+    """With SGD at a rate of 1; of the TRL's gradients, before they are scaled."""
+    moved = {}
+    for limit in (None, 0.01):
+        network = small_network()
+        settings = recipe(
+            epochs=1, batch_size=40, learning_rate=1.0, momentum=0.0, clip_gradient=limit
+        )
+        start = small_network()
+        loop.initialize(start, (1, 4, 4), 0, CPU)
+        run(network, blobs, tmp_path / str(limit), settings, compute=compute)
+        steps = [a - b for a, b in zip(parameters(network), parameters(start))]
+        moved[limit] = np.sqrt(sum(np.sum(step**2) for step in steps))
+    assert moved[0.01] < moved[None]
+
+
+def test_clipping_that_changes_nothing_is_exact(blobs, tmp_path):
+    networks = [small_network(), small_network()]
+    for network, limit in zip(networks, (None, 1e9)):
+        run(network, blobs, tmp_path / str(limit), recipe(clip_gradient=limit))
+    for one, other in zip(*map(parameters, networks)):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("batches, size", [(2, 10), (4, 5), (3, 8)])
+def test_accumulated_batches_are_one_large_batch(blobs, tmp_path, batches, size):
+    """Of 40 images: three batches of 8 leave two for the last step, which is their mean."""
+    networks, metrics = [small_network(), small_network()], []
+    for network, settings in zip(
+        networks,
+        (
+            recipe(batch_size=size, accumulate=batches, epochs=1),
+            recipe(batch_size=size * batches, epochs=1),
+        ),
+    ):
+        metrics.append(run(network, blobs, tmp_path / str(settings.batch_size), settings))
+    if 40 % (size * batches) == 0:
+        for one, other in zip(*map(parameters, networks)):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(metrics[0][0]["train_loss"])
+
+
+def test_what_is_frozen_does_not_move(tmp_path):
+    """Neither weights nor the statistics of batch normalisation; the head does."""
+    changes = ["train.epochs=1", "dataset.samples=400", "train.freeze=backbone"]
+    chosen = config.load(CONFIG, changes)
+    dataset = experiment.find_dataset(chosen)
+    network = experiment.build(chosen, dataset)
+    loop.initialize(network, dataset.shape, 0, CPU)
+    before = {n: p.data().asnumpy() for n, p in network._collect_params_with_prefix().items()}
+    experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
+    checkpoint = next(tmp_path.rglob("network.params"))
+    after = mx.nd.load(str(checkpoint))
+    moved = {name for name in before if not np.array_equal(before[name], after[name].asnumpy())}
+    assert moved == {name for name in before if name.startswith("output")}
+    assert any("running_mean" in name for name in before)
+
+
+def test_frozen_by_pattern():
+    network = attach_head(
+        make_backbone("small_vgg2", (1, 28, 28), 10),
+        {"type": "trl", "rank": [4, 2, 2, 6]},
+        (1, 28, 28),
+        10,
+    )
+    freeze(network, ["features.0.*", "features.5.gamma", "output.core"])
+    frozen = {
+        name for name, p in network._collect_params_with_prefix().items() if p.grad_req == "null"
+    }
+    statistics = {name for name in frozen if "running" in name}
+    assert frozen - statistics == {"features.0.weight", "features.5.gamma", "output.core"}
+    norms = [block for block in network.features if isinstance(block, nn.BatchNorm)]
+    assert not any(block._kwargs["use_global_stats"] for block in norms)
+    freeze(network, ["features.1.*"])
+    assert [block._kwargs["use_global_stats"] for block in norms] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "frozen, said",
+    [
+        ("[features.99.*]", "expected a pattern of parameters' names, such as features.0.weight"),
+        ("['*']", "expected something left to train"),
+    ],
+)
+def test_what_cannot_be_frozen_is_named(tmp_path, frozen, said):
+    chosen = config.load(CONFIG, [f"train.freeze={frozen}"])
+    with pytest.raises(ConfigError, match=r"^mnist/vgg_trl_8: train\.freeze: ") as caught:
+        experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
+    assert said in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"type": "dense", "hidden": []},
+        {"type": "tcl", "rank": [4, 2, 2]},
+        {"type": "trl", "rank": 0.1},
+    ],
+)
+def test_a_heads_rate(head):
+    """Multiplied with what its parameters have, and no others."""
+    network = attach_head(
+        make_backbone("small_vgg2", (1, 28, 28), 10), {**head, "lr_mult": 0.25}, (1, 28, 28), 10
+    )
+    rates = {n: p.lr_mult for n, p in network._collect_params_with_prefix().items()}
+    assert {rate for name, rate in rates.items() if name.startswith("output")} == {0.25}
+    assert {rate for name, rate in rates.items() if name.startswith("features")} == {1.0}
+
+
+def test_new_keys_at_their_defaults_leave_the_hashes_of_earlier_results():
+    assert config.load(CONFIG).hash == "4d17614c72a9"
+    changed = config.load(CONFIG, ["model.head.lr_mult=0.5"])
+    assert changed.hash != config.load(CONFIG).hash
+    assert changed.model_hash == config.load(CONFIG).model_hash
+
+
+def test_a_gradient_of_zero_is_clipped_to_zero():
+    network = nn.Dense(2, in_units=3)
+    network.initialize()
+    with autograd.record():
+        loss = (network(mx.nd.ones((1, 3))) * 0).sum()
+    loss.backward()
+    clip_gradients(network.collect_params().values(), 1.0)
+    assert not network.weight.grad().asnumpy().any()
