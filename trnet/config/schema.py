@@ -153,6 +153,8 @@ class TRLHead(Head):
     factorization: str = DEFAULT
     dropout: Fraction = 0.0
     pooling: Optional[bool] = None
+    norm: bool = False
+    weight_norm: bool = False
 
     @field_validator("factorization")
     @classmethod

@@ -54,8 +54,8 @@ class TensorBlock(HybridBlock):
 
         x = prepare(x)
         bias = None if bias is None else prepare(bias)
-        factors = {name: prepare(factors[name]) for name in self._factor_names()}
-        factors = self._apply_dropout(F, factors)
+        stored = {name: prepare(factors[name]) for name in self._stored_names()}
+        factors = self._apply_dropout(F, self._factors(F, stored))
         if self._implementation == "fused":
             out = contract(F, x, self._products(F, factors, TRAINING), bias)
         else:
@@ -84,7 +84,7 @@ class TensorBlock(HybridBlock):
 
     @abstractmethod
     def _initial_values(self, name: str, initializer: mx.init.Initializer) -> np.ndarray:
-        """Initial values of a factor, in a network that ``initializer`` initialises."""
+        """Initial values of a stored parameter, in a network that ``initializer`` initialises."""
 
     @abstractmethod
     def _steps(self) -> tuple[Step, ...]:
@@ -97,6 +97,14 @@ class TensorBlock(HybridBlock):
     @abstractmethod
     def _tensorly_forward(self, tl, x, factors: dict, bias):
         """The layer through TensorLy, on NumPy-like arrays."""
+
+    def _stored_names(self) -> list[str]:
+        """Names of the parameters that the factors are made of; by default the factors."""
+        return self._factor_names()
+
+    def _factors(self, F, stored: dict) -> dict:
+        """The factors, made of those parameters."""
+        return stored
 
     def _apply_dropout(self, F, factors: dict) -> dict:
         """The factors of a training step, after dropout; by default there is none."""
@@ -125,7 +133,7 @@ class TensorBlock(HybridBlock):
         self._in_shape = (0,) * n_modes
         initializers = {
             name: weight_initializer or FactorInitializer(self, name)
-            for name in self._factor_names()
+            for name in self._stored_names()
         }
         if use_bias:
             initializers["bias"] = bias_initializer
@@ -234,11 +242,11 @@ class TensorBlock(HybridBlock):
 
     def _factors_on(self, context) -> dict[str, mx.nd.NDArray]:
         """The factors' values on a context; float16, too coarse and not on a CPU, as float32."""
-        factors = {}
-        for name in self._factor_names():
+        stored = {}
+        for name in self._stored_names():
             array = self._reg_params[name].data(context).as_nd_ndarray()
-            factors[name] = array.astype("float32") if array.dtype == np.float16 else array
-        return factors
+            stored[name] = array.astype("float32") if array.dtype == np.float16 else array
+        return self._factors(mx.nd, stored)
 
     def _assign(self, parameter, values, contexts: list) -> None:
         """Give a parameter its values; one without memory gets it on ``contexts``."""

@@ -15,6 +15,7 @@ from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS, Factorization, 
 from trnet.tensor.initial import dense_std
 from trnet.tensor.plan import Step
 
+_LENGTH = "_length"  # ends the name of a factor's lengths
 # With fewer components, dropout too often leaves none, or one that is rescaled to stand for all.
 _SMALLEST_RANK_DROPPED = 4
 
@@ -57,6 +58,10 @@ class TRL(TensorBlock):
     pooled_modes : tuple of int, optional
         Modes, from 1, that average pooling stood for, where the form supports pooling, as Tucker
         does: the layer starts as that pooling and a dense layer.
+    weight_norm : bool, default False
+        Whether factors are stored as directions and lengths of their columns: Uk = Vk ∘ gk / ‖Vk‖,
+        with ``factorK_length`` gk (1, Rk). A core is not. Salimans and Kingma (arXiv 1602.07868),
+        as the authors trained their TRLs; :class:`trnet.Trainer` then scales nothing.
     weight_initializer : str or Initializer, optional
         Applied to every factor. By default the factors are orthonormal, and the core (or the last
         factor) is scaled so that the outputs have the variance that a dense layer's outputs would
@@ -73,6 +78,8 @@ class TRL(TensorBlock):
     core1, …, core(N+1) : Parameter
         Tensor train: Gk (r(k-1), Ik, rk). Weight decay is on the core, or else on the last of them,
         alone (``wd_mult``): that is a dense layer's weight decay.
+    factor1_length, … or core1_length, … : Parameter
+        With ``weight_norm``: (1, Rk), or (1, 1, rk).
     bias : Parameter
         (O,), with ``use_bias``.
 
@@ -100,6 +107,7 @@ class TRL(TensorBlock):
         implementation: str = "fused",
         dropout: float = 0.0,
         pooled_modes: tuple[int, ...] = (),
+        weight_norm: bool = False,
         weight_initializer=None,
         bias_initializer="zeros",
         dtype="float32",
@@ -115,6 +123,7 @@ class TRL(TensorBlock):
         if not _is_number(dropout) or not 0 <= dropout < 1:
             self._error(f"dropout: expected a probability in [0, 1), got {dropout!r}")
         self._units, self._rank, self._dropout = int(units), rank, float(dropout)
+        self._weight_norm = bool(weight_norm)
         self._form, self._form_name = FACTORIZATIONS[factorization], factorization
         self._pooled_modes = self._checked_pooling(pooled_modes)
         in_shape = self._checked_in_shape(in_shape)
@@ -135,6 +144,22 @@ class TRL(TensorBlock):
 
     def _steps(self) -> tuple[Step, ...]:
         return self._factorization.steps()
+
+    def _stored_names(self) -> list[str]:
+        names = self._factor_names()
+        return [*names, *map(_length, filter(_has_length, names))] if self._weight_norm else names
+
+    def _factors(self, F, stored: dict) -> dict:
+        if not self._weight_norm:
+            return stored
+        factors = {name: stored[name] for name in self._factor_names()}
+        for name in filter(_has_length, factors):
+            # Columns are along all modes but the last: (Ik, Rk), or (r(k-1), Ik, rk).
+            modes = tuple(range(len(self._factorization.parameter_shapes[name]) - 1))
+            length = F.sqrt(F.sum(F.square(factors[name]), axis=modes, keepdims=True))
+            scale = F.broadcast_div(stored[_length(name)], length)
+            factors[name] = F.broadcast_mul(factors[name], scale)
+        return factors
 
     def _apply_dropout(self, F, factors: dict) -> dict:
         if self._dropout == 0:
@@ -202,6 +227,9 @@ class TRL(TensorBlock):
             arrays["bias"] = (
                 _values(dense.bias) if dense.bias is not None else np.zeros(self._units)
             )
+        if self._weight_norm:
+            for name in filter(_has_length, self._factor_names()):
+                arrays[_length(name)] = column_lengths(arrays[name])
         for name, values in arrays.items():
             self._assign(self._reg_params[name], values, dense.weight.list_ctx())
 
@@ -259,17 +287,28 @@ class TRL(TensorBlock):
 
     def _undecayed(self) -> list[str]:
         scaled = self._form.scale_name(self._n_modes)
-        return [name for name in self._factor_names() if name != scaled]
+        if self._weight_norm and _has_length(scaled):
+            scaled = _length(scaled)
+        return [name for name in self._stored_names() if name != scaled]
 
     def _parameter_shapes(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         self._factorization = self._make(in_shape, self._pooled_modes)
-        for name in self._factor_names():
-            self._reg_params[name].tensor_layer = self  # for a Trainer, which is given parameters
-        return {**self._factorization.parameter_shapes, "bias": (self._units,)}
+        shapes = self._factorization.parameter_shapes
+        if self._weight_norm:
+            lengths = {
+                n: (*(1,) * (len(s) - 1), s[-1]) for n, s in shapes.items() if _has_length(n)
+            }
+            shapes = {**shapes, **{_length(name): shape for name, shape in lengths.items()}}
+        else:
+            for name in self._factor_names():
+                self._reg_params[name].tensor_layer = self  # for a Trainer, which has parameters
+        return {**shapes, "bias": (self._units,)}
 
     def _initial_values(self, name: str, initializer: mx.init.Initializer) -> np.ndarray:
         form = self._factorization
-        return form.draw(name, dense_std(initializer, form.dense_shape))
+        std = dense_std(initializer, form.dense_shape)
+        factor = name.removesuffix(_LENGTH)
+        return form.draw(name, std) if factor == name else column_lengths(form.draw(factor, std))
 
     def __repr__(self) -> str:
         dropout = f", dropout {self._dropout:g}" if self._dropout else ""
@@ -277,6 +316,19 @@ class TRL(TensorBlock):
             f"TRL({shape_text(self.in_shape)} -> {self._units}, {self._form_name}, "
             f"rank {self.rank}{dropout})"
         )
+
+
+def _has_length(name: str) -> bool:
+    return name != "core"
+
+
+def _length(name: str) -> str:
+    return name + _LENGTH
+
+
+def column_lengths(factor: np.ndarray) -> np.ndarray:
+    """Lengths of the columns along the last mode, (1, …, 1, R)."""
+    return np.sqrt(np.sum(factor**2, axis=tuple(range(factor.ndim - 1)), keepdims=True))
 
 
 def _is_number(value) -> bool:

@@ -95,6 +95,8 @@ def trl_head(
     factorization: str = DEFAULT,
     dropout: float = 0.0,
     pooling: bool | None = None,
+    norm: bool = False,
+    weight_norm: bool = False,
 ) -> HybridBlock:
     """A TRL in place of everything after the activation tensor.
 
@@ -107,19 +109,30 @@ def trl_head(
     pooling : bool, optional
         Whether the TRL starts as global average pooling and a dense layer: by default if the
         network itself pools and the factorisation supports it.
+    norm : bool
+        Whether batch normalisation precedes and follows the TRL, as the authors trained it.
+    weight_norm : bool
+        As in :class:`trnet.TRL`.
     """
     pools = backbone.pooling if pooling is None else pooling
     # The layer itself refuses the name of an unknown factorisation.
     supports = getattr(FACTORIZATIONS.get(factorization), "supports_pooling", False)
-    return TRL(
+    trl = TRL(
         classes,
         rank,
         in_shape,
         factorization,
         dropout=dropout,
         pooled_modes=SPATIAL_MODES if pools and supports else (),
+        weight_norm=weight_norm,
         prefix="head_",
     )
+    if not norm:
+        return trl
+    head = nn.HybridSequential(prefix="head_")
+    with head.name_scope():
+        head.add(nn.BatchNorm(), trl, nn.BatchNorm())
+    return head
 
 
 def _add_dense(

@@ -10,7 +10,7 @@ from trnet.models.shapes import parameter_shapes
 
 # Endings of the names that Gluon gives to parameters.
 _BIASES = ("bias",)
-_NORMALISATION = ("gamma", "beta", "running_mean", "running_var")
+_NORMALISATION = ("gamma", "beta", "running_mean", "running_var", "_length")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ParameterCount:
         Matrices, cores and factors: what the published space savings count.
     biases : int
     normalisation : int
-        Scales, offsets and running statistics of batch normalisation.
+        Scales, offsets and running statistics of batch normalisation, and the lengths of normalised
+        factors.
     """
 
     weights: int

@@ -162,6 +162,8 @@ def _start_head(head: HybridBlock, layers: list[Layer], is_linear: bool) -> str:
         return "the head decomposes the trained dense layer" if started else _UNTRAINED
     blocks = list(head._children.values())
     dense = [block for block in blocks if isinstance(block, LINEAR)]
+    if not dense:
+        return _UNTRAINED
     pairs = list(zip(reversed(dense), reversed(layers)))
     if not any(isinstance(block, TCL) for block in blocks):  # a TCL changes the first one's input
         pairs += zip(dense, layers)
