@@ -18,6 +18,7 @@ network share the recipe of its suite. A stopped measurement resumes.
 from __future__ import annotations
 
 import argparse
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from trnet.config import Config
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+
+Measured = dict[tuple[str, str, float], list[float]]
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 SEEDS = range(5)
@@ -90,6 +93,19 @@ _RESNET_HEADS = {  # for (192, 7, 7) -> 10
     "tensor_train 12": {"type": "trl", "factorization": "tensor_train", "rank": [12, 16, 8]},
     "tensor_train 32": {"type": "trl", "factorization": "tensor_train", "rank": [32, 40, 10]},
 }
+
+# Other ways to train TRLs of a middle rank: changes of the head, and of the recipe
+ALTERNATIVES = {
+    "plain": ({"type": "plain"}, {}),
+    "learning rates 1/σ²": ({"type": "static"}, {}),
+    "clipped": ({"type": "plain"}, {"clip_gradient": 1.0}),
+    "Adam": ({"type": "plain"}, {"optimizer": "adam"}),
+    "the authors' norms": ({"type": "trl", "norm": True, "weight_norm": True}, {}),
+    "scaled": ({"type": "trl"}, {}),
+}
+_MIDDLE = ("tucker 8", "cp 20", "tensor_train 10")
+# Adam's steps have the length of its rate in every parameter: its usual rates are these.
+_ADAM = 0.01
 HEADS = {"slim_resnet": _RESNET_HEADS, "small_vgg2": _VGG_HEADS, "few samples": _VGG_HEADS}
 
 
@@ -103,36 +119,36 @@ def main() -> None:
     arguments.add_argument("--heads", nargs="+", metavar="KIND", help="such as dense, tcl or cp")
     arguments.add_argument("--runs", type=Path, default=Path("runs/stability"))
     arguments.add_argument("--results", type=Path, default=Path("results/stability"))
+    arguments.add_argument("--alternatives", action="store_true", help="train these, instead")
     arguments.add_argument("--report", action="store_true")
     options = arguments.parse_args()
     if options.report:
         report(options.results)
         return
+    if options.alternatives:
+        heads = [f"{head}, {way}" for head in _MIDDLE for way in ALTERNATIVES]
+        heads.append("dense, Adam")
+        measure("few samples", heads, options.results / "alternatives.csv", options.runs)
+        return
     for network in options.networks:
-        wanted = [
-            (head, rate, seed)
-            for head in HEADS[network]
-            if not options.heads or head.split()[0] in options.heads
-            for rate in RATES
-            for seed in SEEDS
-        ]
-        measure(network, wanted, options)
+        wanted = [h for h in HEADS[network] if not options.heads or h.split()[0] in options.heads]
+        file = options.results / f"{options.trained_by}.csv"
+        measure(network, wanted, file, options.runs)
 
 
-def measure(network: str, wanted: Sequence[tuple], options: argparse.Namespace) -> None:
+def measure(network: str, heads: Sequence[str], file: Path, runs: Path) -> None:
     """Train what has no row yet, a head at a time, and add the rows to the CSV file."""
     from trnet.reproduce import train_missing
 
-    file = options.results / f"{options.trained_by}.csv"
-    rows = read_csv(file) if file.is_file() else []
+    rows = read_csv(file)
     known = {(row["network"], row["head"], float(row["rate"]), int(row["seed"])) for row in rows}
-    missing = [key for key in wanted if (network, *key) not in known]
-    for head in dict.fromkeys(head for head, _, _ in missing):
-        keys = [key for key in missing if key[0] == head]
-        configs = [make_config(network, *key) for key in keys]
-        folder = options.runs / options.trained_by
-        results = train_missing(configs, folder, "cpu", may_diverge=True)
-        for (_, rate, seed), result in zip(keys, results):
+    for head in heads:
+        keys = [(r, s) for r in RATES for s in SEEDS if (network, head, r, s) not in known]
+        if not keys:
+            continue
+        configs = [make_config(network, head, rate, seed) for rate, seed in keys]
+        results = train_missing(configs, runs / file.stem, "cpu", may_diverge=True)
+        for (rate, seed), result in zip(keys, results):
             top1 = "" if result is None else round(result["top1"], 4)
             row = {"network": network, "head": head, "rate": rate, "seed": seed, "top1": top1}
             rows.append(row)
@@ -142,59 +158,93 @@ def measure(network: str, wanted: Sequence[tuple], options: argparse.Namespace) 
 def make_config(network: str, head: str, rate: float, seed: int) -> Config:
     """The experiment: a network's own recipe with another head, rate and seed, for two epochs."""
     path, samples = NETWORKS[network]
+    shown = rate
     values = config.load(path).model_dump(exclude={"tune", "baseline", "name", "suite", "seed"})
+    head, _, way = head.partition(", ")
+    changed_head, changed_recipe = ALTERNATIVES.get(way, ({}, {})) if head != "dense" else ({}, {})
+    if way == "Adam":
+        changed_recipe, rate = {"optimizer": "adam"}, rate * _ADAM
     values["dataset"]["samples"] = samples
-    values["model"]["head"] = HEADS[network][head]
-    values["train"] = {**values["train"], "epochs": 2, "learning_rate": rate}
-    name = f"{head}_at_{rate}".replace(" ", "_")
+    values["model"]["head"] = {**HEADS[network][head], **changed_head}
+    recipe = {"epochs": 2, "learning_rate": rate}
+    values["train"] = {**values["train"], **recipe, **changed_recipe}
+    values["plugins"] = ["alternatives"] if way else []
+    name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{head} {way} at {shown:g}")
     suite = f"stability/{network.replace(' ', '_')}"
     return Config.model_validate({**values, "name": name, "suite": suite, "seed": seed})
 
 
 def report(folder: Path) -> None:
-    """Write the table of failures and its plot."""
-    failures = {file.stem: count(read_csv(file)) for file in sorted(folder.glob("*.csv"))}
-    (folder / "table.md").write_text(table(failures), encoding="utf-8")
-    plot(failures, folder / "failures.png")
+    """Write the tables of failures and their plot."""
+    measured = {label: top1s(read_csv(folder / f"{label}.csv")) for label in LABELS}
+    others = top1s(read_csv(folder / "alternatives.csv"))
+    text = f"{INTRODUCTION}{tables(measured)}{alternatives_table(others, measured['after'])}"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    plot(measured, folder / "failures.png")
     print(f"Written to {folder / 'table.md'} and {folder / 'failures.png'}")
 
 
-def count(rows: Sequence[dict]) -> dict[tuple[str, str, float], list[bool]]:
-    """Whether each seed's run fails, by network, head and rate."""
-    failed = defaultdict(list)
+def top1s(rows: Sequence[dict]) -> Measured:
+    """Top-1 of every seed, 0 where it diverged, by network, head and rate."""
+    measured = defaultdict(list)
     for row in rows:
-        top1 = float(row["top1"] or 0)
-        failed[row["network"], row["head"], float(row["rate"])].append(top1 < FAILS_BELOW)
-    return failed
+        measured[row["network"], row["head"], float(row["rate"])].append(float(row["top1"] or 0))
+    return dict(measured)
 
 
-def table(failures: dict[str, dict]) -> str:
-    """Failures of five seeds: per network a table with a row per head and a column per rate."""
-    text = f"{INTRODUCTION}\n"
+def failures(seeds: Sequence[float]) -> int:
+    """How many of the seeds' runs fail."""
+    return sum(top1 < FAILS_BELOW for top1 in seeds)
+
+
+def row_of(name: str, measured: Measured, network: str, head: str) -> list[str]:
+    """A row of a table: failures at every rate, and the best mean Top-1, in percent."""
+    seeds = [measured[network, head, rate] for rate in RATES]
+    best = max(sum(top1s) / len(top1s) for top1s in seeds)
+    return [name, *(f"{failures(top1s)}" for top1s in seeds), f"{100 * best:.1f}"]
+
+
+def tables(measured: dict[str, Measured]) -> str:
+    """Per network, failures of five seeds with a row per head and a column per rate."""
+    text = ""
     for network, heads in HEADS.items():
         rows = []
         for head in heads:
-            for label, failed in failures.items():
-                if not any((network, head, rate) in failed for rate in RATES):
-                    continue
-                name = head if head.split()[0] in UNSCALED else f"{head}, {LABELS[label]}"
-                cells = [failed.get((network, head, rate)) for rate in RATES]
-                rows.append([name, *("" if c is None else f"{sum(c)}" for c in cells)])
-        text += f"\n## {network}\n\n"
-        text += tabulate.tabulate(rows, ["Head", *map(str, RATES)], tablefmt="pipe") + "\n"
-        text += f"\n{verdict(network, failures['after'])}\n"
+            for label, of_label in measured.items():
+                if (network, head, RATES[0]) in of_label:
+                    is_scaled = head.split()[0] not in UNSCALED
+                    name = f"{head}, {LABELS[label]}" if is_scaled else head
+                    rows.append(row_of(name, of_label, network, head))
+        if rows:
+            text += f"\n## {network}\n\n{_markdown(rows)}\n{verdict(network, measured['after'])}\n"
     return text
 
 
-def verdict(network: str, failed: dict) -> str:
+def alternatives_table(others: Measured, after: Measured) -> str:
+    """The same for other ways to train a TRL, beside the dense head by SGD and by Adam."""
+    network = "few samples"
+    rows = [row_of("dense", after, network, "dense")]
+    heads = dict.fromkeys(head for _, head, _ in others)
+    rows += [row_of(head, others, network, head) for head in heads]
+    note = f"Adam's rates are these times {_ADAM:g}; gradients are clipped at a norm of 1."
+    return f"\n## Other ways, on few samples\n\n{note}\n\n{_markdown(rows)}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    header = ["Head", *map(str, RATES), "best Top-1, %"]
+    align = ["left", *["right"] * (len(header) - 1)]
+    return tabulate.tabulate(rows, header, tablefmt="pipe", colalign=align) + "\n"
+
+
+def verdict(network: str, measured: Measured) -> str:
     """Whether every TRL trains wherever the dense head does, in all seeds."""
-    safe = [rate for rate in RATES if not any(failed[network, "dense", rate])]
-    trls = [head for head in HEADS[network] if head.split()[0] not in UNSCALED]
+    safe = [rate for rate in RATES if not failures(measured[network, "dense", rate])]
     broken = [
-        f"{head} at {rate} ({sum(failed[network, head, rate])} of 5)"
-        for head in trls
+        f"{head} at {rate} ({failures(measured[network, head, rate])} of 5)"
+        for head in HEADS[network]
+        if head.split()[0] not in UNSCALED
         for rate in safe
-        if any(failed[network, head, rate])
+        if failures(measured[network, head, rate])
     ]
     rates = ", ".join(map(str, safe))
     if broken:
@@ -202,38 +252,39 @@ def verdict(network: str, failed: dict) -> str:
     return f"At every rate at which the dense head trains in all seeds ({rates}), every TRL does."
 
 
-def plot(failures: dict[str, dict], file: Path) -> None:
+def plot(measured: dict[str, Measured], file: Path) -> None:
     """Share of runs that fail against the rate, of all ranks together; one panel per network."""
-    figure, panels = plt.subplots(1, len(NETWORKS), figsize=(10, 3.6), sharey=True)
-    for panel, network in zip(panels, NETWORKS):
+    networks = [name for name in NETWORKS if (name, "dense", RATES[0]) in measured["after"]]
+    figure, panels = plt.subplots(1, len(networks), figsize=(9, 3.8), sharey=True, squeeze=False)
+    for panel, network in zip(panels[0], networks):
         for kind, (title, colour, marker) in KINDS.items():
-            for label in ("before", "after"):
-                shares = [_share(failures.get(label, {}), network, kind, rate) for rate in RATES]
+            for label in LABELS:
+                shares = [_share(measured[label], network, kind, rate) for rate in RATES]
                 if None in shares:
                     continue
-                is_new = label == "after"
                 name = title if kind in UNSCALED else f"{title}, {LABELS[label]}"
-                style = {"linestyle": "-" if is_new else ":", "alpha": 1 if is_new else 0.7}
+                style = {"linestyle": ":", "alpha": 0.7} if label == "before" else {}
                 panel.plot(RATES, shares, color=colour, marker=marker, label=name, **style)
         panel.set(xscale="log", title=network, xlabel="learning rate", ylim=(-4, 104))
         panel.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("runs that fail, %")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False)
-    figure.tight_layout(rect=(0, 0.16, 1, 1))
-    figure.savefig(file, dpi=120)
+    panels[0, 0].set_ylabel("runs that fail, %")
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", ncol=4, frameon=False)
+    figure.tight_layout(rect=(0, 0.15, 1, 1))
+    figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
-def _share(failed: dict, network: str, kind: str, rate: float) -> float | None:
+def _share(measured: Measured, network: str, kind: str, rate: float) -> float | None:
     runs = [
-        is_failure
-        for (of, head, at), seeds in failed.items()
+        top1
+        for (of, head, at), seeds in measured.items()
         if (of, head.split()[0], at) == (network, kind, rate)
-        for is_failure in seeds
+        for top1 in seeds
     ]
-    return 100 * sum(runs) / len(runs) if runs else None
+    return 100 * failures(runs) / len(runs) if runs else None
 
 
 if __name__ == "__main__":
