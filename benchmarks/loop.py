@@ -4,8 +4,8 @@
 python benchmarks/loop.py configs/mnist/vgg.yaml configs/mnist/vgg_trl_8.yaml
 
 Epochs take turns in one process: bare ones, which are a loop of forward, backward and update as
-Gluon's documentation has it, on one batch that stays; ours on that same batch; ours on the data
-set's batches; and those batches alone.
+Gluon's documentation has it, on one batch that stays; ours on that same batch, with the scaled
+gradients of a TRL and without; ours on the data set's batches; and those batches alone.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
     from trnet import experiment
     from trnet.training import loop
     from trnet.training.devices import Compute
+    from trnet.training.optimizers import make_optimizer
     from trnet.training.progress import Progress
 
     compute, recipe = Compute([mx.cpu()]), chosen.train
@@ -91,7 +92,10 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
             plain_trainer.step(size)
         mx.nd.waitall()
 
-    def ours(batches: Iterator) -> None:
+    unscaled = gluon.Trainer(network.collect_params(), make_optimizer(recipe), kvstore=None)
+    unscaled._optimizer.aggregate_num = trainer._optimizer.aggregate_num
+
+    def ours(batches: Iterator, trainer: gluon.Trainer = trainer) -> None:
         epoch = islice(batches, steps)
         rates = repeat(1e-4)
         loop.train_epoch(network, trainer, loss, epoch, rates, size, compute, progress, recipe)
@@ -107,6 +111,7 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
 
     return {
         "ours": lambda: ours(same()),
+        "ours, gradients not scaled": lambda: ours(same(), unscaled),
         "bare": bare,
         "ours, with its data": lambda: ours(batches()),
         "data alone": data,

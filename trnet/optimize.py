@@ -119,11 +119,19 @@ class Scaling:
         widened = [mx.sym.cast(v, dtype=wide) for v in inputs] if wide != dtype else inputs
         values = dict(zip(factors, widened))
         gradients = {names[p]: v for p, v in zip(trained, widened[len(factors) :])}
-        scaled = layer.factorization.scaled_gradients(mx.sym, values, gradients, wide)
+        self._constants: dict[str, np.ndarray] = {}
+        self._on_devices: dict[mx.Context, list[mx.nd.NDArray]] = {}
+
+        def constant(array: np.ndarray) -> mx.sym.Symbol:
+            name = f"constant{len(self._constants)}"
+            self._constants[name] = array.astype(wide)
+            return mx.sym.var(name)
+
+        scaled = layer.factorization.scaled_gradients(mx.sym, values, gradients, constant)
         outputs = [scaled[names[parameter]] for parameter in trained]
         narrowed = [mx.sym.cast(v, dtype=dtype) for v in outputs] if wide != dtype else outputs
         graph = mx.sym.Group(narrowed)
-        order = [symbol.name for symbol in inputs]
+        order = [*(symbol.name for symbol in inputs), *self._constants]
         self._places = [order.index(name) for name in graph.list_inputs()]
         # One segment for MXNet's engine: to launch these operators takes longer than to run them.
         size = len(graph.get_internals())
@@ -136,10 +144,18 @@ class Scaling:
         for device in self.trained[0].list_ctx():
             arrays = [parameter.data(device) for parameter in self._factors]
             arrays += [parameter.grad(device) for parameter in self.trained]
-            arrays = [array.as_nd_ndarray() for array in arrays]
+            arrays = [array.as_nd_ndarray() for array in arrays] + self._constants_on(device)
             outputs = self._run(*(arrays[place] for place in self._places))
             outputs = outputs if isinstance(outputs, list) else [outputs]
             if self._is_numpy:
                 outputs = [array.as_np_ndarray() for array in outputs]
             on_devices.append(outputs)
         return [list(arrays) for arrays in zip(*on_devices)]
+
+    def _constants_on(self, device: mx.Context) -> list[mx.nd.NDArray]:
+        if device not in self._on_devices:
+            self._on_devices[device] = [
+                mx.nd.array(array, ctx=device, dtype=array.dtype)
+                for array in self._constants.values()
+            ]
+        return self._on_devices[device]

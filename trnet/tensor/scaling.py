@@ -5,14 +5,18 @@ through them again. Their Gram matrices undo both. Tong, Ma and Chi, *Accelerati
 Low-Rank Matrix Estimation via Scaled Gradient Descent* (JMLR 2021); for Tucker, Tong et al. (arXiv
 2104.14526). Matrices are (R, R), with ranks R; no product here is as large as W.
 
-They are so small that launching an operator takes longer than computing it: hence few operators,
-``linalg.gemm`` with its sum, and no reduction along an axis, which takes ten times as long.
+They are so small that launching an operator takes longer than computing it, most of all one that
+starts threads. Hence few operators; products with constants in place of sums, diagonals and unit
+matrices; ``linalg.gemm`` with its sum; and ``broadcast_add`` in place of ``+``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from math import prod
+
+import numpy as np
 
 # Added to Gram matrices before they are inverted, in proportion to the mean eigenvalue of those
 # that carry W's scale. It bounds how far a step is stretched, by 1 / (2 √DAMPING), where W is
@@ -38,7 +42,7 @@ def without(F, step, factor, inverse):
     return F.linalg.gemm(factor, inside, step, alpha=-1.0)
 
 
-def inner(F, left, right, shape: tuple[int, ...], mode: int):
+def inner(F, left, right, shape: tuple[int, ...], mode: int, constant: Callable):
     """A(k) B(k)ᵀ of two tensors (R1, …, Rn), summed over all modes but k: (Rk, Rk)."""
     if mode == 0:
         rows = (shape[0], -1)
@@ -48,10 +52,11 @@ def inner(F, left, right, shape: tuple[int, ...], mode: int):
         return F.dot(
             F.reshape(left, shape=columns), F.reshape(right, shape=columns), transpose_a=True
         )
-    # (before, Rk, after), each matrix product in one call; then the sum over what is before
-    split = (prod(shape[:mode]), shape[mode], prod(shape[mode + 1 :]))
-    left, right = F.reshape(left, shape=split), F.reshape(right, shape=split)
-    return F.sum(F.batch_dot(left, right, transpose_b=True), axis=0)
+    # (before, Rk, after) -> (before, Rk·Rk) -> (1, Rk·Rk), the sum over what is before
+    before, rank = prod(shape[:mode]), shape[mode]
+    left, right = (F.reshape(tensor, shape=(before, rank, -1)) for tensor in (left, right))
+    products = F.reshape(F.batch_dot(left, right, transpose_b=True), shape=(before, -1))
+    return F.reshape(F.dot(constant(np.ones((1, before))), products), shape=(rank, rank))
 
 
 def squared_norm(F, left, right):

@@ -7,9 +7,10 @@ layer and are passed in as a dict by name, in the order of the formula.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import prod
 from numbers import Integral, Real
-from typing import ClassVar, Union
+from typing import Any, ClassVar, Union
 
 import numpy as np
 
@@ -135,7 +136,9 @@ class Factorization(ABC):
     def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters closest to a full weight (I1, …, IN, O); exact at full rank."""
 
-    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
+    def scaled_gradients(
+        self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
+    ) -> Arrays:
         """Gradients whose step moves W, to first order, as a dense layer's gradient does.
 
         That is, by the dense gradient's projection on what the form can express. A form that
@@ -149,8 +152,8 @@ class Factorization(ABC):
             Values of all parameters, by name, in the order of the formula.
         gradients : dict of str to array
             Of those parameters that are trained.
-        dtype : str
-            That of the arrays.
+        constant : callable
+            Makes an array or symbol of a NumPy array, in the dtype of the parameters.
 
         Returns
         -------

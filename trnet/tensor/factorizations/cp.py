@@ -8,8 +8,10 @@ Networks with various Low-Rank Tensor Approximations* (arXiv 1712.09520).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -90,25 +92,35 @@ class CP(Factorization):
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(list(self.parameter_shapes)[-1], 1, self.rank)]
 
-    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
-        names, last = list(parameters), list(parameters)[-1]
+    def scaled_gradients(
+        self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
+    ) -> Arrays:
+        *_, last = parameters
+
+        def column_sums(array, rows: int):  # (I, R) -> (1, R)
+            return F.dot(constant(np.ones((1, rows))), array)
+
+        sizes = dict(zip(parameters, self.shape))
         grams = {name: F.dot(U, U, transpose_a=True) for name, U in parameters.items()}
-        lengths = {name: F.diag(UU) + TINY for name, UU in grams.items()}  # ‖ukr‖²: (R,)
+        lengths = {  # ‖ukr‖²
+            name: column_sums(F.broadcast_mul(U, U), sizes[name]) + TINY
+            for name, U in parameters.items()
+        }
         terms = reduce(F.broadcast_mul, lengths.values())  # ‖u1r ∘ u2r ∘ …‖²
-        damping = F.dot(terms, F.ones(self.rank, dtype=dtype)) * (DAMPING / self.rank)
-        damping = F.reshape(damping, shape=(1,))
+        damping = F.dot(terms, constant(np.full((self.rank, 1), DAMPING / self.rank)))  # (1, 1)
+        identity = constant(np.eye(self.rank))
         scaled = {}
         for name, gradient in gradients.items():
             # ΔUk = ∂Uk (Ck + εI)⁻¹ with Ck = ⊛j≠k UjᵀUj
-            C = reduce(F.broadcast_mul, (grams[other] for other in names if other != name))
-            epsilon = F.diag(F.broadcast_div(damping, lengths[name]) + TINY)
+            C = reduce(F.broadcast_mul, (UU for other, UU in grams.items() if other != name))
+            epsilon = F.broadcast_mul(identity, F.broadcast_div(damping, lengths[name]) + TINY)
             step = F.dot(gradient, F.linalg.inverse(F.broadcast_add(C, epsilon)))
             if name != last and last in gradients:
                 # The length of a term is the last factor's to change.
                 U = parameters[name]
-                along = F.diag(F.dot(U, step, transpose_a=True))
+                along = column_sums(F.broadcast_mul(U, step), sizes[name])
                 along = F.broadcast_div(along, lengths[name])
-                step = F.broadcast_sub(step, F.broadcast_mul(U, F.reshape(along, shape=(1, -1))))
+                step = F.broadcast_sub(step, F.broadcast_mul(U, along))
             scaled[name] = step
         return scaled
 

@@ -9,8 +9,10 @@ Rabusseau, *Tensor Regression Networks with various Low-Rank Tensor Approximatio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -104,19 +106,21 @@ class TensorTrain(Factorization):
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(name, 2, r) for name, r in zip(self.parameter_shapes, self.rank)]
 
-    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
+    def scaled_gradients(
+        self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
+    ) -> Arrays:
         names, shapes = list(parameters), list(self.parameter_shapes.values())
         cores = list(parameters.values())
         # Lk and Rk: Gram matrices (rk, rk) of the cores up to the k-th, and of those after it
         lefts, rights = [], []
         for core, shape in zip(cores[:-1], shapes):
             weighted = F.dot(lefts[-1], core) if lefts else core
-            identity = F.eye(shape[2], dtype=dtype) * DAMPING
-            lefts.append(F.broadcast_add(inner(F, core, weighted, shape, 2), identity))
+            epsilon = constant(DAMPING * np.eye(shape[2]))
+            lefts.append(F.broadcast_add(inner(F, core, weighted, shape, 2, constant), epsilon))
         inverses = [F.linalg.inverse(left) for left in lefts]
         for core, shape in zip(cores[:0:-1], shapes[:0:-1]):
             weighted = F.dot(core, rights[0]) if rights else core
-            rights.insert(0, inner(F, core, weighted, shape, 0))
+            rights.insert(0, inner(F, core, weighted, shape, 0, constant))
         damping = squared_norm(F, lefts[-1], rights[-1]) * DAMPING  # of ‖W‖² = ⟨LN, RN⟩
         scaled = {}
         for k, (name, (before, size, after)) in enumerate(zip(names, shapes)):

@@ -9,8 +9,10 @@ the core, and mapped to the outputs. Kossaifi et al., *Tensor Regression Network
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, reduce
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 
@@ -144,9 +146,11 @@ class Tucker(Factorization):
         """Entries of each pooled mode, and 1 for other modes: steps are as after that pooling."""
         return [size if mode in self.pooled_modes else 1 for mode, size in enumerate(self.shape, 1)]
 
-    def scaled_gradients(self, F, parameters: Arrays, gradients: Arrays, dtype: str) -> Arrays:
+    def scaled_gradients(
+        self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
+    ) -> Arrays:
         core, *factors = parameters.values()
-        identities = {r: F.eye(r, dtype=dtype) for r in set(self.rank)}
+        identities = {r: constant(np.eye(r)) for r in set(self.rank)}
         # UkᵀUk + εI. A mode's weight makes its steps those of a dense layer after the pooling.
         grams = [
             gram(F, U, identities[r], weight)
@@ -165,7 +169,7 @@ class Tucker(Factorization):
                 # ΔUk = (I − Uk (UkᵀUk)⁻¹ Ukᵀ) ∂Uk (Ck + εI)⁻¹, where (Ck)⁻¹ = UkᵀUk (Ck UkᵀUk)⁻¹
                 U, UU, weight = factors[mode], grams[mode], self._averaged[mode]
                 epsilon = F.broadcast_mul(UU, damping * (1 / self.rank[mode]))
-                C = F.broadcast_add(inner(F, core, H, self.rank, mode), epsilon)
+                C = F.broadcast_add(inner(F, core, H, self.rank, mode, constant), epsilon)
                 step = F.dot(gradients[name], F.dot(UU, F.linalg.inverse(C)))
                 if weight > 1:
                     step = step * (1 / weight)
