@@ -23,6 +23,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from trnet import __version__
 from trnet.files import read_json, write_aside
+from trnet.tensor import cuda
 
 VERSION = 1
 _PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
@@ -167,7 +168,10 @@ def versions() -> dict[str, str]:
 def processor(devices: Sequence) -> str:
     """What computes on MXNet's ``devices``: the CPU and its cores, or the GPUs."""
     if devices[0].device_type == "gpu":
-        return ", ".join(map(str, devices))
+        names = [gpu.name for gpu in cuda.gpus()]
+        return ", ".join(
+            names[d.device_id] if d.device_id < len(names) else str(d) for d in devices
+        )
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

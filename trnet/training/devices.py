@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from trnet.errors import UserError
+from trnet.tensor import cuda
 from trnet.tensor.backend import mx
 from trnet.training.distributed import ALONE, Workers
 
@@ -44,10 +45,11 @@ def parse_devices(text: str) -> list[mx.Context]:
     Raises
     ------
     UserError
-        For another form, a device named twice, or a GPU that does not exist.
+        For another form, a device named twice, or a GPU that does not exist or that MXNet has no
+        code for.
     """
     if text == "auto":
-        return [mx.gpu(i) for i in range(_count_gpus())] or [mx.cpu()]
+        return _checked([mx.gpu(i) for i in range(_count_gpus())]) or [mx.cpu()]
     match = _FORM.fullmatch(text)
     if match is None:
         raise UserError(f"--devices: expected auto, cpu, cpu:0,1 or gpu:0,1,2,3, got {text!r}")
@@ -59,7 +61,14 @@ def parse_devices(text: str) -> list[mx.Context]:
         raise UserError(
             f"--devices: expected GPUs of this machine, on which MXNet sees {n_gpus}, got {text!r}"
         )
-    return [mx.Context(kind, index) for index in indices]
+    return _checked([mx.Context(kind, index) for index in indices])
+
+
+def _checked(contexts: list[mx.Context]) -> list[mx.Context]:
+    for context in contexts:
+        if context.device_type == "gpu":
+            cuda.check(context.device_id)
+    return contexts
 
 
 def _count_gpus() -> int:
