@@ -3,12 +3,26 @@
 # make docs:      set up, build the guide and its API reference into site/.
 # make benchmark: set up, with PyTorch in an environment of its own, and measure speed and memory
 #                 into results/benchmark; some 40 minutes on a quiet machine.
+# make gpu-check: set up MXNet for CUDA in an environment of its own, check the layers on a GPU against
+#                 the CPU, measure them and train on it, into results/gpu; some 5 minutes.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
 
 CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3 python)
 IS_SUPPORTED = import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))
 
-.PHONY: reproduce test docs benchmark clean
+define FIND_PYTHON
+for python in $(CANDIDATES); do \
+    $$python -c "$(IS_SUPPORTED)" 2> /dev/null && break; python=; \
+done; \
+if [ -z "$$python" ]; then \
+    echo "trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does; found" \
+        "$$(for p in $(CANDIDATES); do $$p --version 2> /dev/null && break; done)." \
+        "Set PYTHON=/path/to/python3.11." >&2; \
+    exit 2; \
+fi
+endef
+
+.PHONY: reproduce test docs benchmark gpu-check gpu-driver clean
 
 reproduce: .venv/installed
 	.venv/bin/trnet reproduce configs/mnist --seeds 0,1,2
@@ -31,26 +45,33 @@ benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/loop.py configs/mnist/vgg.yaml configs/mnist/vgg_trl_8.yaml
 	.venv/bin/python benchmarks/report.py
 
+gpu-check: .venv-gpu/installed
+	.venv-gpu/bin/python benchmarks/gpu.py
+
 .venv-peers/installed: benchmarks/requirements-peers.txt
 	$(firstword $(wildcard .venv/bin/python3.1[01]) .venv/bin/python) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 .venv/installed: setup.py
-	@for python in $(CANDIDATES); do \
-	    $$python -c "$(IS_SUPPORTED)" 2> /dev/null && break; python=; \
-	done; \
-	if [ -z "$$python" ]; then \
-	    echo "trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does; found" \
-	        "$$(for p in $(CANDIDATES); do $$p --version 2> /dev/null && break; done)." \
-	        "Set PYTHON=/path/to/python3.11." >&2; \
-	    exit 2; \
-	fi; \
+	@$(FIND_PYTHON); \
 	echo "Setting up .venv with $$($$python --version)"; \
 	$$python -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --editable '.[cpu,experiments,test,docs]'
 	@touch $@
 
+.venv-gpu/installed: setup.py | gpu-driver
+	@$(FIND_PYTHON); \
+	echo "Setting up .venv-gpu with $$($$python --version)"; \
+	$$python -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --editable '.[cu112,experiments,test]'
+	@touch $@
+
+# Before 4 GB are downloaded for a machine on which they are of no use.
+gpu-driver:
+	@$(FIND_PYTHON); $$python -m trnet.tensor.cuda
+
 clean:
-	rm -rf .venv .venv-peers build dist site *.egg-info
+	rm -rf .venv .venv-gpu .venv-peers build dist site *.egg-info

@@ -172,22 +172,24 @@ def status(key: str) -> int:
 
 def ways(case: Case) -> dict[str, Callable]:
     """The ways to compute a case: from a batch to its outputs, by name."""
-    from trnet import TCL, TRL
+    return heads(case) | through_tensorly(case)
 
-    def tail():
-        return [nn.Flatten(), nn.Dense(case.units, activation="relu")] if case.units else []
+
+def heads(case: Case) -> dict[str, Behind]:
+    """Our head and the dense one that it replaces, each after a backbone, by name."""
+    from trnet import TCL, TRL
 
     if case.layer == "TRL":
         layer = TRL(case.units, case.rank, case.in_shape, case.factorization)
-        found = {
+        return {
             "ours": Behind(layer),
             "dense": Behind(nn.GlobalAvgPool2D(), nn.Dense(case.replaced)),
         }
-    else:
-        found = {"ours": Behind(TCL(case.rank, case.in_shape), *tail())}
-        if case.replaced:
-            found["dense"] = Behind(nn.Flatten(), nn.Dense(case.replaced, activation="relu"))
-    return found | through_tensorly(case)
+    tail = [nn.Flatten(), nn.Dense(case.units, activation="relu")] if case.units else []
+    found = {"ours": Behind(TCL(case.rank, case.in_shape), *tail)}
+    if case.replaced:
+        found["dense"] = Behind(nn.Flatten(), nn.Dense(case.replaced, activation="relu"))
+    return found
 
 
 def through_tensorly(case: Case) -> dict[str, Callable]:
