@@ -7,12 +7,12 @@ of :class:`~trnet.layers.TRL`.
 from __future__ import annotations
 
 from math import prod
+from typing import Union
 
 import numpy as np
 
 from trnet.layers import TRL
 from trnet.models import HEADS, Backbone
-from trnet.tensor.factorizations import Rank
 from trnet.tensor.initial import dense_std
 
 
@@ -45,7 +45,7 @@ def plain_head(
     backbone: Backbone,
     in_shape: tuple[int, ...],
     classes: int,
-    rank: Rank,
+    rank: Union[int, list],
     factorization: str = "tucker",
 ) -> TRL:
     """A :class:`Plain` TRL in place of everything after the activation tensor."""
@@ -56,7 +56,7 @@ def static_head(
     backbone: Backbone,
     in_shape: tuple[int, ...],
     classes: int,
-    rank: Rank,
+    rank: Union[int, list],
     factorization: str = "tucker",
 ) -> TRL:
     """A :class:`Static` TRL in place of everything after the activation tensor."""
