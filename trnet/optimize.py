@@ -10,6 +10,7 @@ projected on the tangent space of W's form: never faster. The formulas are those
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from mxnet import gluon
@@ -113,30 +114,33 @@ class Scaling:
         names = {parameter: name for name, parameter in factors.items()}
         self.trained, self._factors = trained, list(factors.values())
         self._is_numpy = isinstance(trained[0].list_grad()[0], mx.np.ndarray)
-        wide = "float32" if dtype == "float16" else dtype
-        inputs = [mx.sym.var(name) for name in factors]
-        inputs += [mx.sym.var(f"gradient_{names[parameter]}") for parameter in trained]
-        widened = [mx.sym.cast(v, dtype=wide) for v in inputs] if wide != dtype else inputs
-        values = dict(zip(factors, widened))
-        gradients = {names[p]: v for p, v in zip(trained, widened[len(factors) :])}
         self._constants: dict[str, np.ndarray] = {}
         self._on_devices: dict[mx.Context, list[mx.nd.NDArray]] = {}
 
-        def constant(array: np.ndarray) -> mx.sym.Symbol:
-            name = f"constant{len(self._constants)}"
-            self._constants[name] = array.astype(wide)
-            return mx.sym.var(name)
+        wide = "float32" if dtype == "float16" else dtype
+        values = {name: mx.sym.var(name) for name in factors}
+        gradients = {names[parameter]: mx.sym.var(f"d_{names[parameter]}") for parameter in trained}
+        scaled = layer.factorization.scaled_gradients(
+            mx.sym,
+            _cast(values, dtype, wide),
+            _cast(gradients, dtype, wide),
+            partial(self._constant, wide),
+        )
+        scaled = _cast(scaled, wide, dtype)
+        graph = mx.sym.Group([scaled[names[parameter]] for parameter in trained])
 
-        scaled = layer.factorization.scaled_gradients(mx.sym, values, gradients, constant)
-        outputs = [scaled[names[parameter]] for parameter in trained]
-        narrowed = [mx.sym.cast(v, dtype=dtype) for v in outputs] if wide != dtype else outputs
-        graph = mx.sym.Group(narrowed)
-        order = [*(symbol.name for symbol in inputs), *self._constants]
-        self._places = [order.index(name) for name in graph.list_inputs()]
+        given = [symbol.name for symbol in (*values.values(), *gradients.values())]
+        given += self._constants
+        self._places = [given.index(name) for name in graph.list_inputs()]
         # One segment for MXNet's engine: to launch these operators takes longer than to run them.
         size = len(graph.get_internals())
         flags = {"static_alloc": True, "static_shape": True, "forward_bulk_size": size}
         self._run = mx.nd.CachedOp(graph, list(flags.items()))
+
+    def _constant(self, dtype: str, array: np.ndarray) -> mx.sym.Symbol:
+        name = f"constant{len(self._constants)}"
+        self._constants[name] = array.astype(dtype)
+        return mx.sym.var(name)
 
     def __call__(self) -> list[list]:
         """The scaled gradient of each trained parameter, on every device."""
@@ -159,3 +163,9 @@ class Scaling:
                 for array in self._constants.values()
             ]
         return self._on_devices[device]
+
+
+def _cast(symbols: dict[str, mx.sym.Symbol], source: str, dtype: str) -> dict:
+    if source == dtype:
+        return symbols
+    return {name: mx.sym.cast(symbol, dtype=dtype) for name, symbol in symbols.items()}
