@@ -40,7 +40,6 @@ from trnet.training.evaluation import Scores, evaluate
 from trnet.training.freezing import freeze
 from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
-from trnet.training.schedule import cuts
 
 
 def build(config: Config, dataset: DataSet) -> Network:
@@ -167,7 +166,7 @@ def train(
     with held(folder, workers), Progress(label, recipe.epochs, images, show) as progress:
         if workers.writes:
             write_aside(folder / "config.yaml", configs.dump(config))
-        for line in cuts(recipe):
+        for line in recipe.cuts:
             progress.say(line)
         loop.initialize(network, dataset.shape, config.seed, compute)
         if config.model.pretrained and checkpoint.latest(folder / "checkpoints") is None:

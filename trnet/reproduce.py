@@ -83,12 +83,15 @@ def train_missing(
     missing = [config for config in wanted if experiment.earlier_result(config, runs) is None]
     for config in missing:
         experiment.check(config, runs)
-    for config in {config.model_hash: config for config in wanted}.values():
+    networks = {(config.model_hash, str(config.train.freeze)): config for config in wanted}
+    for config in networks.values():
         experiment.build(config, experiment.find_dataset(config))
     for config in {config.dataset: config for config in missing}.values():
         experiment.check_data(config)
     finished = len(wanted) - len(missing)
     print(f"{len(wanted)} runs, of which {finished} have their result", flush=True)
+    for line in dict.fromkeys(line for config in missing for line in config.train.cuts):
+        print(line, flush=True)
 
     by_name = {config.name: config for config in wanted}
     tasks = [

@@ -61,8 +61,11 @@ def _difference(earlier: Config, config: Config) -> str:
     keys = [key for key in {**then, **now} if key != "dataset.root"]
     key = next(key for key in keys if repr(then.get(key)) != repr(now.get(key)))
     why = f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
-    if key == "train.epochs" and isinstance(config.train.schedule, CosineSchedule):
-        why += "; a cosine schedule's rates depend on the number of epochs"
+    if key == "train.epochs":
+        if isinstance(config.train.schedule, CosineSchedule):
+            why += "; a cosine schedule's rates depend on the number of epochs"
+        elif earlier.train.schedule.warmup_epochs >= earlier.train.epochs:
+            why += f"; the warm-up was cut to {earlier.train.cut_schedule.warmup_epochs:g} epochs"
     return why
 
 

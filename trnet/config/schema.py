@@ -279,6 +279,34 @@ class Train(_Schema):
     dtype: Literal["float32", "float16"] = "float32"
     schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
 
+    @property
+    def cut_schedule(self) -> Union[CosineSchedule, StepSchedule]:
+        """The schedule without what is after the last epoch: the one that is trained.
+
+        A warm-up that is no shorter than the training takes half of it.
+        """
+        schedule, changes = self.schedule, {}
+        if schedule.warmup_epochs >= self.epochs:
+            changes["warmup_epochs"] = self.epochs / 2
+        if isinstance(schedule, StepSchedule):
+            changes["milestones"] = [m for m in schedule.milestones if m < self.epochs]
+        return schedule.model_copy(update=changes)
+
+    @property
+    def cuts(self) -> list[str]:
+        """What of the schedule is cut, and to what; a line each."""
+        schedule, cut, lines = self.schedule, self.cut_schedule, []
+        last = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        if cut.warmup_epochs != schedule.warmup_epochs:
+            lines.append(
+                f"train.schedule.warmup_epochs: {schedule.warmup_epochs:g} is cut to "
+                f"{cut.warmup_epochs:g}, half of the {last}"
+            )
+        if isinstance(schedule, StepSchedule) and cut.milestones != schedule.milestones:
+            late = schedule.milestones[len(cut.milestones) :]
+            lines.append(f"train.schedule.milestones: {late} are not reached in {last}")
+        return lines
+
 
 class Tune(_Schema):
     """How a suite's learning rates and weight decays are chosen; see :mod:`trnet.tuning`.
@@ -335,11 +363,13 @@ class Config(_Schema):
     def hash(self) -> str:
         """Twelve hexadecimal digits of everything that decides a run's outcome, except the seed.
 
-        The place of the files decides nothing. Keys at their defaults are left out, so that earlier
-        results stay valid when the schema gets a new key.
+        The place of the files decides nothing, and neither does what is cut of a schedule. Keys at
+        their defaults are left out, so that earlier results stay valid when the schema gets a new
+        key.
         """
         decides = self.model_dump(include={"dataset", "model", "train"}, exclude_defaults=True)
         decides["dataset"].pop("root", None)
+        decides["train"]["schedule"] = self.train.cut_schedule.model_dump(exclude_defaults=True)
         return _digest(decides)
 
     @property

@@ -14,8 +14,8 @@ _BACKBONE = ("features.*",)
 def freeze(network: HybridBlock, names: Union[str, Sequence[str]]) -> None:
     """Freeze parameters of a network: they get no gradients.
 
-    Batch normalisation whose running mean is among them normalises by its running statistics,
-    which then stay as they are.
+    Batch normalisation normalises by its running statistics, which then stay as they are, if its γ
+    and β are among them, or these statistics.
 
     Parameters
     ----------
@@ -46,7 +46,9 @@ def freeze(network: HybridBlock, names: Union[str, Sequence[str]]) -> None:
     frozen_parameters = {id(parameters[name]) for name in frozen}
 
     def fix_statistics(block: Block) -> None:
-        if isinstance(block, nn.BatchNorm) and id(block.running_mean) in frozen_parameters:
-            block._kwargs["use_global_stats"] = True
+        if isinstance(block, nn.BatchNorm):
+            own = {name for name, p in block._reg_params.items() if id(p) in frozen_parameters}
+            if own >= {"gamma", "beta"} or own & {"running_mean", "running_var"}:
+                block._kwargs["use_global_stats"] = True
 
     network.apply(fix_statistics)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
@@ -33,9 +33,9 @@ _NOT_DECAYED = ("bias", "gamma", "beta")
 # MXNet's SGD can update several parameters in one call, but looks each of them up for every element
 # of the largest: this halves the time of small ones, and doubles that of a large dense layer.
 _UPDATED_AT_ONCE, _LARGE = 16, 2**16
-# How far, in steps and in bytes of images, Python may run ahead of the computation. Waiting for
-# every step costs a small network a fifth of its time.
-_STEPS_AHEAD, _BYTES_AHEAD = 16, 2**22
+# How far, in batches and in bytes of images, Python may run ahead of the computation. Waiting for
+# every batch costs a small network a fifth of its time.
+_BATCHES_AHEAD, _BYTES_AHEAD = 16, 2**22
 
 
 def train(
@@ -162,37 +162,35 @@ def train_epoch(
     that of all workers' parts together. If the recipe accumulates, a step takes several batches;
     the last one of the epoch takes those that are left.
     """
-    n_images, step_losses = 0, []
+    n_images, batch_losses = 0, []
     under_way: list[list[mx.nd.NDArray]] = []  # losses of the latest batches, on every device
-    for of_step, rate in zip(_grouped(batches, recipe.accumulate), rates):
-        for batch in of_step:
+    batches = iter(batches)
+    for rate in rates:
+        n_batches = 0
+        for batch in islice(batches, recipe.accumulate):
             images, labels = (compute.split(array) for array in batch)
             with autograd.record():
                 scores = [class_scores(network, part, compute.dtype) for part in images]
                 losses = [loss(part, targets) for part, targets in zip(scores, labels)]
             autograd.backward(losses)
+            n_batches += 1
+
+            # MXNet has queued the batch, not computed it. To read a loss waits for its batch, so
+            # the losses of earlier ones are read while at least as many later ones are queued.
             n_images += len(batch[0])
             under_way.append(losses)
+            ahead = _batches_ahead(batch[0])
+            if len(under_way) == 2 * ahead:
+                batch_losses += map(_total, under_way[:ahead])
+                del under_way[:ahead]
+                progress.advance(ahead * batch_size)
+        if n_batches == 0:
+            break
         trainer.set_learning_rate(rate)
-        _step(trainer, batch_size * len(of_step), recipe)
-
-        # MXNet has queued the step, not computed it. To read a loss waits for its step, so the
-        # losses of earlier steps are read while at least as many later ones are queued.
-        ahead = _steps_ahead(batch[0])
-        if len(under_way) >= 2 * ahead:
-            step_losses += map(_total, under_way[:ahead])
-            del under_way[:ahead]
-            progress.advance(ahead * batch_size)
-    step_losses += map(_total, under_way)
+        _step(trainer, n_batches * batch_size, recipe)
+    batch_losses += map(_total, under_way)
     progress.advance(len(under_way) * batch_size)
-    return n_images, sum(step_losses)
-
-
-def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Lists of so many batches; the last one may be shorter."""
-    batches = iter(batches)
-    while group := list(islice(batches, size)):
-        yield group
+    return n_images, sum(batch_losses)
 
 
 def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> None:
@@ -207,13 +205,13 @@ def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> None:
             parameter.zero_grad()
 
 
-def _steps_ahead(images: mx.nd.NDArray) -> int:
+def _batches_ahead(images: mx.nd.NDArray) -> int:
     n_bytes = images.size * np.dtype(images.dtype).itemsize
-    return max(1, min(_STEPS_AHEAD, _BYTES_AHEAD // n_bytes))
+    return max(1, min(_BATCHES_AHEAD, _BYTES_AHEAD // n_bytes))
 
 
 def _total(losses: list[mx.nd.NDArray]) -> float:
-    """The summed loss of a step's images on all devices, once it is computed."""
+    """The summed loss of a batch's images on all devices, once it is computed."""
     return float(sum(part.asnumpy().sum(dtype="float64") for part in losses))
 
 

@@ -73,10 +73,17 @@ def clip_gradients(parameters: Iterable[Parameter], limit: float) -> None:
     """
     gradients = [p.list_grad() for p in parameters if p.grad_req != "null"]
     for arrays in zip(*gradients):
-        squares = mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays))
-        scale = mx.nd.minimum(limit / mx.nd.sqrt(squares.sum()), 1.0)
+        squares = mx.nd.add_n(*map(_squared_norm, arrays))
+        scale = mx.nd.minimum(limit / mx.nd.sqrt(squares), 1.0)
         for array in arrays:
             mx.nd.broadcast_mul(array, _like(scale, array), out=array)
+
+
+def _squared_norm(array: mx.nd.NDArray) -> mx.nd.NDArray:
+    # MXNet's multi_sum_sq and norm add the squares one by one on a CPU: of 4e7 elements they lose
+    # a tenth. BLAS does not.
+    vector = array.astype("float32", copy=False).reshape((-1,))
+    return mx.nd.dot(vector, vector)  # (1,)
 
 
 def _like(scale: mx.nd.NDArray, array: mx.nd.NDArray) -> mx.nd.NDArray:
