@@ -29,7 +29,7 @@ def test_a_result_reads_back(result, tmp_path):
 @pytest.mark.parametrize("path", NOTED, ids=lambda path: path.parent.name)
 def test_what_is_noted_is_of_the_first_version_and_keeps_its_bytes(path, tmp_path):
     runs = read_results(path)
-    assert runs and not any("version" in run for run in runs)
+    assert runs and all(run.get("version", 1) == 1 for run in runs)  # 1 if it is absent
     write_results(tmp_path / "runs.json", runs)
     assert (tmp_path / "runs.json").read_bytes() == path.read_bytes()
 
