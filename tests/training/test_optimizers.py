@@ -59,23 +59,25 @@ def test_the_registered_optimizers_take_the_recipe():
     for name, kind in kinds.items():
         settings = {"momentum": 0.7, "weight_decay": 0.01, "dtype": "float16"}
         made = make_optimizer(recipe(optimizer=name, **settings))
-        assert type(made) is kind
+        assert isinstance(made, kind)
         momentum = made.beta1 if name == "adam" else made.momentum
         assert (made.learning_rate, momentum, made.wd) == (0.1, 0.7, 0.01)
         assert made.multi_precision
 
 
 def test_nag_is_nesterovs():
-    """Two steps of one weight by hand."""
+    """Two steps of one weight by hand; its momentum has the decay of the weight before the step."""
     network = nn.Dense(1, in_units=1, use_bias=False)
     network.initialize(mx.init.One())
-    trainer = loop.make_trainer(network, recipe(optimizer="nag", momentum=0.5))
+    settings = recipe(optimizer="nag", momentum=0.5, weight_decay=0.2)
+    trainer = loop.make_trainer(network, settings)
     weight, momentum = 1.0, 0.0
     for gradient in (2.0, 3.0):
         with autograd.record():
             loss = network(mx.nd.full((1, 1), gradient))
         loss.backward()
         trainer.step(1)
+        gradient += 0.2 * weight
         momentum = 0.5 * momentum + gradient
         weight -= 0.1 * (gradient + 0.5 * momentum)
         assert network.weight.data().asscalar() == pytest.approx(weight)

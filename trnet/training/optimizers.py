@@ -22,9 +22,34 @@ def sgd(recipe: Train) -> mx.optimizer.Optimizer:
     return mx.optimizer.SGD(momentum=recipe.momentum, **_arguments(recipe))
 
 
+class NAG(mx.optimizer.NAG):
+    """Nesterov's accelerated gradient, the same from run to run.
+
+    MXNet's kernel writes the new weight, then reads the weight once more, for the decay in the
+    momentum. That is the new one in place, and the old one where oneDNN has a convolution's weight
+    in a layout of its own, which depends on timing. Here it is the old one, as in the formula.
+    """
+
+    def _update_impl(self, index, weight, grad, state, multi_precision: bool = False) -> None:
+        if multi_precision or state is None:
+            super()._update_impl(index, weight, grad, state, multi_precision)
+            return
+        self._update_count(index)
+        updated = mx.nd.nag_mom_update(
+            weight,
+            grad,
+            state,
+            lr=self._get_lr(index),
+            wd=self._get_wd(index),
+            momentum=self.momentum,
+            rescale_grad=self.rescale_grad,
+        )
+        updated.copyto(weight)
+
+
 def nag(recipe: Train) -> mx.optimizer.Optimizer:
     """Nesterov's accelerated gradient, as GluonCV's ImageNet recipes use it."""
-    return mx.optimizer.NAG(momentum=recipe.momentum, **_arguments(recipe))
+    return NAG(momentum=recipe.momentum, **_arguments(recipe))
 
 
 def adam(recipe: Train) -> mx.optimizer.Optimizer:
