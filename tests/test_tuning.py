@@ -66,6 +66,14 @@ def test_every_experiment_gets_its_best_pair(folder, tmp_path, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")}
 
 
+def test_a_schedule_is_cut_to_the_trials_and_said_once(folder, capsys):
+    path = folder / "_base.yaml"
+    path.write_text(path.read_text().replace("{type: cosine}", "{type: cosine, warmup_epochs: 2}"))
+    tune(folder)
+    line = "train.schedule.warmup_epochs: 2 is cut to 0.5, half of the 1 epoch"
+    assert capsys.readouterr().out.count(line) == 1
+
+
 def test_trials_never_see_the_validation_images_nor_the_measured_seeds(folder, tmp_path):
     tune(folder)
     paths = list((tmp_path / "runs/toy/tuning").glob("*/seed*/result.json"))

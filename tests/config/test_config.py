@@ -314,6 +314,26 @@ def test_what_is_dumped_loads_again(tmp_path):
     assert again == loaded and again.hash == loaded.hash
 
 
+def test_what_is_cut_of_a_schedule_is_not_in_the_hash(tmp_path):
+    """It is not trained; the config keeps it, for a run of more epochs."""
+
+    def load(epochs: int, schedule: str) -> config.Config:
+        (tmp_path / "exp.yaml").write_text(recipe(epochs=str(epochs), schedule=schedule))
+        return config.load(tmp_path / "exp.yaml")
+
+    long, short = (load(2, f"{{type: cosine, warmup_epochs: {n}}}") for n in (5, 1))
+    assert long.hash == short.hash and long.train.schedule.warmup_epochs == 5
+    assert long.train.cuts == ["train.schedule.warmup_epochs: 5 is cut to 1, half of the 2 epochs"]
+    assert short.train.cuts == []
+    first, other = (load(4, f"{{type: step, milestones: {m}}}") for m in ("[3, 6]", "[3, 9]"))
+    assert first.hash == other.hash != load(4, "{type: step, milestones: [2, 6]}").hash
+    assert first.train.cuts == ["train.schedule.milestones: [6] are not reached in 4 epochs"]
+    assert (
+        load(7, "{type: step, milestones: [3, 6]}").hash
+        != load(7, "{type: step, milestones: [3, 9]}").hash
+    )
+
+
 def test_the_hash_follows_what_decides_the_outcome():
     path = ROOT / "configs/mnist/vgg_trl_8.yaml"
     loaded = config.load(path)

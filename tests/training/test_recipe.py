@@ -16,6 +16,7 @@ from trnet.training import loop
 from trnet.training.devices import Compute
 from trnet.training.freezing import freeze
 from trnet.training.optimizers import clip_gradients
+from trnet.training.progress import Progress
 
 TWO = Compute([mx.cpu(0), mx.cpu(1)])
 
@@ -40,6 +41,40 @@ def test_gradients_are_clipped_by_their_norm_together(limit, dtype):
             expected = array * min(1, limit / norm)
             tolerance = 2e-3 if dtype == "float16" else 1e-6
             np.testing.assert_allclose(gradient.asnumpy(), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize("changes", [{}, {"clip_gradient": 0.02}], ids=str)
+def test_a_step_is_the_mean_over_all_of_its_images(changes):
+    """By hand, for a dense layer: five batches, held one at a time, in steps of 2, 2 and 1."""
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((5, 4, 3)).astype("float32")
+    network = nn.Dense(2, in_units=3, use_bias=False)
+    network.initialize(mx.init.One())
+    weight, rates = np.ones((2, 3)), [0.1, 0.2, 0.3]
+    settings = recipe(batch_size=4, accumulate=2, momentum=0.0, **changes)
+    for rate, group in zip(rates, (inputs[:2], inputs[2:4], inputs[4:])):
+        images = group.reshape(-1, 3)
+        gradient = 2 * (images @ weight.T).T @ images / len(images)
+        norm = np.linalg.norm(gradient)
+        weight -= rate * gradient * min(1, settings.clip_gradient / norm if changes else 1)
+    drawn, computed = [], []
+
+    def batches():
+        for batch in inputs:
+            drawn.append(batch)
+            yield mx.nd.array(batch), mx.nd.zeros(4)
+
+    def loss(scores, labels):
+        computed.append(scores)
+        assert len(drawn) == len(computed)
+        return scores.square().sum(axis=1)
+
+    network.weight.grad_req = "add"
+    trainer = loop.make_trainer(network, settings)
+    progress = Progress("test", 1, 20, show=False)
+    loop.train_epoch(network, trainer, loss, batches(), iter(rates), 4, CPU, progress, settings)
+    np.testing.assert_allclose(network.weight.data().asnumpy(), weight, rtol=1e-5)
+    assert len(drawn) == 5
 
 
 @pytest.mark.parametrize("compute", [CPU, TWO], ids=["one device", "two devices"])
@@ -118,6 +153,8 @@ def test_frozen_by_pattern():
     assert not any(block._kwargs["use_global_stats"] for block in norms)
     freeze(network, ["features.1.*"])
     assert [block._kwargs["use_global_stats"] for block in norms] == [True, False]
+    freeze(network, ["features.5.beta", "features.5.gamma"])
+    assert all(block._kwargs["use_global_stats"] for block in norms)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,17 @@ def test_a_finished_run_gets_more_epochs(tmp_path):
         trained("continued", 2)
 
 
+def test_a_run_whose_warm_up_was_cut_gets_no_more_epochs(tmp_path):
+    """Its first epochs had other rates than those of a longer run."""
+    schedule = "train.schedule={type: step, milestones: [5], warmup_epochs: 2}"
+    settings = [schedule, "dataset.samples=100"]
+    short, long = (config.load(CONFIG, [*settings, f"train.epochs={n}"]) for n in (1, 3))
+    experiment.train(short, None, tmp_path, CPU.devices, show=False)
+    said = r"train\.epochs: 1 there, 3 here; the warm-up was cut to 0\.5 epochs\); [^\n]*$"
+    with pytest.raises(UserError, match=said):
+        experiment.train(long, None, tmp_path, CPU.devices, show=False)
+
+
 def test_a_schedule_is_cut_to_the_epochs(tmp_path, capsys):
     """Of any config, one epoch can be trained; a line says what of its schedule is left out."""
     settings = ["train.epochs=1", "dataset.samples=400"]
