@@ -6,6 +6,7 @@ of :class:`~trnet.layers.TRL`.
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Union
 
@@ -41,27 +42,17 @@ class Static(Plain):
         return super()._initial_values(name, initializer)
 
 
-def plain_head(
+def head(
+    layer: type[TRL],
     backbone: Backbone,
     in_shape: tuple[int, ...],
     classes: int,
     rank: Union[int, list],
     factorization: str = "tucker",
 ) -> TRL:
-    """A :class:`Plain` TRL in place of everything after the activation tensor."""
-    return Plain(classes, rank, in_shape, factorization, prefix="head_")
+    """A TRL of some class in place of everything after the activation tensor."""
+    return layer(classes, rank, in_shape, factorization, prefix="head_")
 
 
-def static_head(
-    backbone: Backbone,
-    in_shape: tuple[int, ...],
-    classes: int,
-    rank: Union[int, list],
-    factorization: str = "tucker",
-) -> TRL:
-    """A :class:`Static` TRL in place of everything after the activation tensor."""
-    return Static(classes, rank, in_shape, factorization, prefix="head_")
-
-
-HEADS["plain"] = plain_head
-HEADS["static"] = static_head
+HEADS["plain"] = partial(head, Plain)
+HEADS["static"] = partial(head, Static)

@@ -158,18 +158,17 @@ def measure(network: str, heads: Sequence[str], file: Path, runs: Path) -> None:
 def make_config(network: str, head: str, rate: float, seed: int) -> Config:
     """The experiment: a network's own recipe with another head, rate and seed, for two epochs."""
     path, samples = NETWORKS[network]
-    shown = rate
     values = config.load(path).model_dump(exclude={"tune", "baseline", "name", "suite", "seed"})
     head, _, way = head.partition(", ")
-    changed_head, changed_recipe = ALTERNATIVES.get(way, ({}, {})) if head != "dense" else ({}, {})
-    if way == "Adam":
-        changed_recipe, rate = {"optimizer": "adam"}, rate * _ADAM
+    changed_head, changed_recipe = ALTERNATIVES.get(way, ({}, {}))
+    if head == "dense":
+        changed_head = {}
+    recipe = {"epochs": 2, "learning_rate": rate * _ADAM if way == "Adam" else rate}
     values["dataset"]["samples"] = samples
     values["model"]["head"] = {**HEADS[network][head], **changed_head}
-    recipe = {"epochs": 2, "learning_rate": rate}
     values["train"] = {**values["train"], **recipe, **changed_recipe}
     values["plugins"] = ["alternatives"] if way else []
-    name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{head} {way} at {shown:g}")
+    name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{head} {way} at {rate:g}")
     suite = f"stability/{network.replace(' ', '_')}"
     return Config.model_validate({**values, "name": name, "suite": suite, "seed": seed})
 

@@ -32,7 +32,11 @@ def fit(tensor: np.ndarray, rank: int) -> Factors:
     """
     norm = np.linalg.norm(tensor)
     tensor = tensor / norm
-    trials = [_descend(tensor, start, _TRIAL_SWEEPS) for start in _starts(tensor, rank)]
+    trials = []
+    for start in _starts(tensor, rank):
+        trials.append(_descend(tensor, start, _TRIAL_SWEEPS))
+        if trials[-1][0] < _EXACT:
+            break
     best: tuple[float, Factors] | None = None
     for _, start in sorted(trials, key=lambda trial: trial[0]):
         error, factors = _descend(tensor, start, _SWEEPS)

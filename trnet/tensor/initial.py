@@ -1,4 +1,4 @@
-"""How factors start: orthonormal, each with an even share of the scale."""
+"""How factors start: orthonormal; those of a TCL with an even share of the scale each."""
 
 from __future__ import annotations
 

@@ -171,10 +171,11 @@ class Tucker(Factorization):
                 epsilon = F.broadcast_mul(UU, damping * (1 / self.rank[mode]))
                 C = F.broadcast_add(inner(F, core, H, self.rank, mode, constant), epsilon)
                 step = F.dot(gradients[name], F.dot(UU, F.linalg.inverse(C)))
+                inverse = inverses[mode]
                 if weight > 1:
-                    step = step * (1 / weight)
+                    step, inverse = step * (1 / weight), inverse * weight
                 if "core" in gradients:  # which is what moves within the span of Uk
-                    step = without(F, step, U, inverses[mode] * weight)
+                    step = without(F, step, U, inverse)
                 scaled[name] = step
         return scaled
 
