@@ -39,6 +39,7 @@ Measured = dict[tuple[str, str, float], list[float]]
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 SEEDS = range(5)
 FAILS_BELOW = 0.2
+NOT_MEASURED = "Not measured."
 
 UNSCALED = ("dense", "tcl")  # heads whose training did not change
 LABELS = {"before": "plain gradients", "after": "scaled gradients"}
@@ -214,8 +215,10 @@ def tables(measured: dict[str, Measured]) -> str:
                     is_scaled = head.split()[0] not in UNSCALED
                     name = f"{head}, {LABELS[label]}" if is_scaled else head
                     rows.append(row_of(name, of_label, network, head))
-        if rows:
-            text += f"\n## {network}\n\n{_markdown(rows)}\n{verdict(network, measured['after'])}\n"
+        found = (
+            f"{_markdown(rows)}\n{verdict(network, measured['after'])}" if rows else NOT_MEASURED
+        )
+        text += f"\n## {network}\n\n{found}\n"
     return text
 
 
@@ -226,7 +229,8 @@ def alternatives_table(others: Measured, after: Measured) -> str:
     heads = dict.fromkeys(head for _, head, _ in others)
     rows += [row_of(head, others, network, head) for head in heads]
     note = f"Adam's rates are these times {_ADAM:g}; gradients are clipped at a norm of 1."
-    return f"\n## Other ways, on few samples\n\n{note}\n\n{_markdown(rows)}"
+    found = _markdown(rows) if heads else f"{NOT_MEASURED}\n"
+    return f"\n## Other ways, on few samples\n\n{note}\n\n{found}"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
