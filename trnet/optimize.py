@@ -135,7 +135,9 @@ class Scaling:
         # One segment for MXNet's engine: to launch these operators takes longer than to run them.
         size = len(graph.get_internals())
         flags = {"static_alloc": True, "static_shape": True, "forward_bulk_size": size}
-        self._run = mx.nd.CachedOp(graph, list(flags.items()))
+        # Inputs that MXNet knows to stay are bound once; a segment ends at any other.
+        stay = {"data_indices": [], "param_indices": list(range(len(self._places)))}
+        self._run = mx.nd.CachedOp(graph, list({**flags, **stay}.items()))
 
     def _constant(self, dtype: str, array: np.ndarray) -> mx.sym.Symbol:
         name = f"constant{len(self._constants)}"

@@ -5,18 +5,17 @@ through them again. Their Gram matrices undo both. Tong, Ma and Chi, *Accelerati
 Low-Rank Matrix Estimation via Scaled Gradient Descent* (JMLR 2021); for Tucker, Tong et al. (arXiv
 2104.14526). Matrices are (R, R), with ranks R; no product here is as large as W.
 
-They are so small that launching an operator takes longer than computing it, most of all one that
-starts threads. Hence few operators; products with constants in place of sums, diagonals and unit
-matrices; ``linalg.gemm`` with its sum; and ``broadcast_add`` in place of ``+``.
+They are so small that launching an operator takes longer than computing it, and that starting a
+thread takes longer still: ten times, while the other cores run Python. Hence few operators, and
+only those that compute small arrays on one thread: ``dot``, ``linalg.gemm`` with its sum, and
+``broadcast_mul`` and its like for arrays of one shape. Sums, diagonals, transposes and repeated
+rows are products with constants. ``+``, ``batch_dot``, and a reshape of a graph's input, which
+copies it, always start threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import reduce
-from math import prod
-
-import numpy as np
 
 # Added to Gram matrices before they are inverted, in proportion to the mean eigenvalue of those
 # that carry W's scale. It bounds how far a step is stretched, by 1 / (2 √DAMPING), where W is
@@ -42,24 +41,23 @@ def without(F, step, factor, inverse):
     return F.linalg.gemm(factor, inside, step, alpha=-1.0)
 
 
-def inner(F, left, right, shape: tuple[int, ...], mode: int, constant: Callable):
-    """A(k) B(k)ᵀ of two tensors (R1, …, Rn), summed over all modes but k: (Rk, Rk)."""
-    if mode == 0:
-        rows = (shape[0], -1)
-        return F.dot(F.reshape(left, shape=rows), F.reshape(right, shape=rows), transpose_b=True)
-    if mode == len(shape) - 1:
-        columns = (-1, shape[mode])
-        return F.dot(
-            F.reshape(left, shape=columns), F.reshape(right, shape=columns), transpose_a=True
-        )
-    # (before, Rk, after) -> (before, Rk·Rk) -> (1, Rk·Rk), the sum over what is before
-    before, rank = prod(shape[:mode]), shape[mode]
-    left, right = (F.reshape(tensor, shape=(before, rank, -1)) for tensor in (left, right))
-    products = F.reshape(F.batch_dot(left, right, transpose_b=True), shape=(before, -1))
-    return F.reshape(F.dot(constant(np.ones((1, before))), products), shape=(rank, rank))
+def ready(F, tensor, identity):
+    """The tensor itself (…, R), as a product: a reshape of it then copies nothing."""
+    return F.dot(tensor, identity)
+
+
+def rotated(F, tensor, identity):
+    """The tensor with its first mode put last: (R1, R2, …, Rn) -> (R2, …, Rn, R1)."""
+    return F.dot(tensor, identity, transpose_a=True)
 
 
 def squared_norm(F, left, right):
-    """⟨A, B⟩ + a tiny number, of two tensors of one shape: (1,)."""
-    left, right = F.reshape(left, shape=(-1,)), F.reshape(right, shape=(-1,))
-    return F.reshape(F.dot(left, right), shape=(1,)) + TINY
+    """⟨A, B⟩ + a tiny number, of two tensors of one shape: (1, 1)."""
+    left, right = F.reshape(left, shape=(1, -1)), F.reshape(right, shape=(1, -1))
+    return F.dot(left, right, transpose_b=True) + TINY
+
+
+def add_scaled(F, matrix, other, number, rank: int):
+    """A + c B, for matrices (R, R) and a number (1, 1)."""
+    matrix, other = (F.reshape(each, shape=(-1, 1)) for each in (matrix, other))
+    return F.reshape(F.linalg.gemm(other, number, matrix), shape=(rank, rank))

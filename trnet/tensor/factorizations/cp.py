@@ -97,10 +97,15 @@ class CP(Factorization):
     ) -> Arrays:
         *_, last = parameters
 
-        def column_sums(array, rows: int):  # (I, R) -> (1, R)
-            return F.dot(constant(np.ones((1, rows))), array)
-
         sizes = dict(zip(parameters, self.shape))
+        ones = {size: constant(np.ones((size, 1))) for size in {*self.shape, self.rank}}
+
+        def column_sums(array, rows: int):  # (I, R) -> (1, R)
+            return F.dot(ones[rows], array, transpose_a=True)
+
+        def repeated(row, rows: int):  # (1, R) -> (I, R)
+            return F.dot(ones[rows], row)
+
         grams = {name: F.dot(U, U, transpose_a=True) for name, U in parameters.items()}
         lengths = {  # ‖ukr‖²
             name: column_sums(F.broadcast_mul(U, U), sizes[name]) + TINY
@@ -113,14 +118,15 @@ class CP(Factorization):
         for name, gradient in gradients.items():
             # ΔUk = ∂Uk (Ck + εI)⁻¹ with Ck = ⊛j≠k UjᵀUj
             C = reduce(F.broadcast_mul, (UU for other, UU in grams.items() if other != name))
-            epsilon = F.broadcast_mul(identity, F.broadcast_div(damping, lengths[name]) + TINY)
+            epsilon = F.dot(damping, F.reciprocal(lengths[name])) + TINY  # (1, R)
+            epsilon = F.broadcast_mul(identity, repeated(epsilon, self.rank))
             step = F.dot(gradient, F.linalg.inverse(F.broadcast_add(C, epsilon)))
             if name != last and last in gradients:
                 # The length of a term is the last factor's to change.
                 U = parameters[name]
                 along = column_sums(F.broadcast_mul(U, step), sizes[name])
                 along = F.broadcast_div(along, lengths[name])
-                step = F.broadcast_sub(step, F.broadcast_mul(U, along))
+                step = F.broadcast_sub(step, F.broadcast_mul(U, repeated(along, sizes[name])))
             scaled[name] = step
         return scaled
 

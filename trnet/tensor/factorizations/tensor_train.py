@@ -27,7 +27,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step
-from trnet.tensor.scaling import DAMPING, inner, squared_norm
+from trnet.tensor.scaling import DAMPING, add_scaled, ready, squared_norm
 
 
 class TensorTrain(Factorization):
@@ -111,36 +111,36 @@ class TensorTrain(Factorization):
     ) -> Arrays:
         names, shapes = list(parameters), list(self.parameter_shapes.values())
         cores = list(parameters.values())
+        # Gk, the k-th core, as matrices: (r(k-1)·Ik, rk) and (r(k-1), Ik·rk)
+        cores = [ready(F, core, constant(np.eye(shape[2]))) for core, shape in zip(cores, shapes)]
+        tall = [F.reshape(G, shape=(-1, shape[2])) for G, shape in zip(cores[:-1], shapes)]
+        wide = [F.reshape(G, shape=(shape[0], -1)) for G, shape in zip(cores[1:], shapes[1:])]
         # Lk and Rk: Gram matrices (rk, rk) of the cores up to the k-th, and of those after it
         lefts, rights = [], []
-        for core, shape in zip(cores[:-1], shapes):
-            weighted = F.dot(lefts[-1], core) if lefts else core
+        for core, G, shape in zip(cores, tall, shapes):
+            weighted = F.reshape(F.dot(lefts[-1], core), shape=(-1, shape[2])) if lefts else G
             epsilon = constant(DAMPING * np.eye(shape[2]))
-            lefts.append(F.broadcast_add(inner(F, core, weighted, shape, 2, constant), epsilon))
+            lefts.append(F.linalg.gemm(G, weighted, epsilon, transpose_a=True))
         inverses = [F.linalg.inverse(left) for left in lefts]
-        for core, shape in zip(cores[:0:-1], shapes[:0:-1]):
-            weighted = F.dot(core, rights[0]) if rights else core
-            rights.insert(0, inner(F, core, weighted, shape, 0, constant))
+        for core, G, shape in zip(cores[:0:-1], wide[::-1], shapes[:0:-1]):
+            weighted = F.reshape(F.dot(core, rights[0]), shape=(shape[0], -1)) if rights else G
+            rights.insert(0, F.dot(G, weighted, transpose_b=True))
         damping = squared_norm(F, lefts[-1], rights[-1]) * DAMPING  # of ‖W‖² = ⟨LN, RN⟩
         scaled = {}
-        for k, (name, (before, size, after)) in enumerate(zip(names, shapes)):
+        for k, (name, (*_, after)) in enumerate(zip(names, shapes)):
             if name not in gradients:
                 continue
             # ΔGk = (L(k-1) + εI)⁻¹ ×1 ∂Gk ×3 (Rk + εI)⁻¹, without what the next core can do
             step = gradients[name]
             if k < len(rights):
-                epsilon = F.broadcast_mul(inverses[k], damping * (1 / after))
-                step = F.dot(step, F.linalg.inverse(F.broadcast_add(rights[k], epsilon)))
-            flat = F.reshape(step, shape=(before * size, after))
+                damped = add_scaled(F, rights[k], inverses[k], damping * (1 / after), after)
+                step = F.dot(step, F.linalg.inverse(damped))
+            flat = F.reshape(step, shape=(-1, after))
             if k > 0:
                 step = F.dot(inverses[k - 1], step)
             if k + 1 < len(names) and names[k + 1] in gradients:
-                # (r(k-1)·Ik, rk)
-                G = F.reshape(cores[k], shape=(before * size, after))
-                inside = F.dot(inverses[k], F.dot(G, flat, transpose_a=True))
-                step = F.reshape(step, shape=(before * size, after))
-                step = F.linalg.gemm(G, inside, step, alpha=-1.0)
-                step = F.reshape(step, shape=(before, size, after))
+                inside = F.dot(inverses[k], F.dot(tall[k], flat, transpose_a=True))
+                step = F.broadcast_sub(step, F.dot(cores[k], inside))
             scaled[name] = step
         return scaled
 

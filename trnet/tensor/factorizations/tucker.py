@@ -28,7 +28,16 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import averaging, leading_vectors, orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step, plan
-from trnet.tensor.scaling import DAMPING, gram, inner, multiply_modes, squared_norm, without
+from trnet.tensor.scaling import (
+    DAMPING,
+    add_scaled,
+    gram,
+    multiply_modes,
+    ready,
+    rotated,
+    squared_norm,
+    without,
+)
 
 _HOOI_SWEEPS = 1  # the second one gains less than a thousandth of the error
 _SLAB = 2**22  # elements of a tensor that are unfolded at a time
@@ -151,6 +160,7 @@ class Tucker(Factorization):
     ) -> Arrays:
         core, *factors = parameters.values()
         identities = {r: constant(np.eye(r)) for r in set(self.rank)}
+        core = ready(F, core, identities[self.rank[-1]])
         # UkᵀUk + εI. A mode's weight makes its steps those of a dense layer after the pooling.
         grams = [
             gram(F, U, identities[r], weight)
@@ -164,12 +174,13 @@ class Tucker(Factorization):
         # H = G ×k UkᵀUk; then Ck = G(k) H(k)ᵀ (UkᵀUk)⁻¹, and ‖W‖² = ⟨G, H⟩
         H = multiply_modes(F, core, grams)
         damping = squared_norm(F, core, H) * DAMPING
-        for mode, name in enumerate(factor_names(len(factors) - 1)):
+        for mode, (name, r) in enumerate(zip(factor_names(len(factors) - 1), self.rank)):
             if name in gradients:
                 # ΔUk = (I − Uk (UkᵀUk)⁻¹ Ukᵀ) ∂Uk (Ck + εI)⁻¹, where (Ck)⁻¹ = UkᵀUk (Ck UkᵀUk)⁻¹
                 U, UU, weight = factors[mode], grams[mode], self._averaged[mode]
-                epsilon = F.broadcast_mul(UU, damping * (1 / self.rank[mode]))
-                C = F.broadcast_add(inner(F, core, H, self.rank, mode, constant), epsilon)
+                unfolded = (F.reshape(tensor, shape=(r, -1)) for tensor in (core, H))
+                C = F.dot(*unfolded, transpose_b=True)
+                C = add_scaled(F, C, UU, damping * (1 / r), r)
                 step = F.dot(gradients[name], F.dot(UU, F.linalg.inverse(C)))
                 inverse = inverses[mode]
                 if weight > 1:
@@ -177,6 +188,8 @@ class Tucker(Factorization):
                 if "core" in gradients:  # which is what moves within the span of Uk
                     step = without(F, step, U, inverse)
                 scaled[name] = step
+            # The next mode comes first.
+            core, H = (rotated(F, tensor, identities[r]) for tensor in (core, H))
         return scaled
 
     @property
