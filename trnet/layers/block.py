@@ -13,7 +13,7 @@ from mxnet.gluon import HybridBlock
 
 from trnet.layers.tracing import shape_in_trace
 from trnet.tensor.backend import is_np_array, mx, tensorly_scope
-from trnet.tensor.contraction import Product, contract
+from trnet.tensor.contraction import Product, contract, shortened
 from trnet.tensor.factorizations import is_integer
 from trnet.tensor.plan import CONSTANT, TRAINING, Plan, Step
 
@@ -173,18 +173,26 @@ class TensorBlock(HybridBlock):
         self._known_in_shape()
         return Plan(self._steps(), batch, itemsize)
 
-    def folded(self) -> Folded:
+    def folded(self, batch: int = 1) -> Folded:
         """The same layer for inference, with everything that the input does not enter folded.
 
-        Kronecker products are made, and matrices multiplied where that leaves less to compute,
-        once instead of once per batch. It does not train.
+        Kronecker products are made, and matrices multiplied where that is faster, once instead of
+        once per batch. A small layer becomes one dense matrix. It does not train.
+
+        Parameters
+        ----------
+        batch : int
+            Samples at a time, for which it is to be fast. It takes any other number, too.
 
         Raises
         ------
         ValueError
-            While the input's shape is not known.
+            While the input's shape is not known, or the parameters have no values.
         """
-        return Folded(self)
+        self._known_in_shape()
+        if any(parameter._data is None for parameter in self._reg_params.values()):
+            self._error("its parameters have no values yet; initialize or load them")
+        return Folded(self, batch)
 
     def infer_shape(self, x) -> None:
         """Infer the shapes of the parameters from an input (batch, I1, …, IN)."""
@@ -274,6 +282,8 @@ class Folded(TensorBlock):
     ----------
     layer : TensorBlock
         With parameters; the folded layer is on their contexts.
+    batch : int
+        Samples at a time, for which it is to be fast.
 
     Attributes
     ----------
@@ -291,12 +301,13 @@ class Folded(TensorBlock):
     - **out**: as the layer's.
     """
 
-    def __init__(self, layer: TensorBlock) -> None:
+    def __init__(self, layer: TensorBlock, batch: int) -> None:
         super().__init__("fused", prefix=layer.prefix, params=None)
         in_shape, bias = layer._known_in_shape(), layer._reg_params.get("bias")
         first = layer._reg_params[layer._factor_names()[0]]
         contexts = first.list_ctx()
         products = layer._products(mx.nd, layer._factors_on(contexts[0]), CONSTANT)
+        products = shortened(mx.nd, products, batch)
         self._description = f"folded {layer!r}"
         self._pattern = [replace(product, matrix=None) for product in products]
         values = dict(zip(self._factor_names(), (product.matrix for product in products)))
