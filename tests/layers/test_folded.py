@@ -67,7 +67,7 @@ def test_published_layers_have_a_constant_for_each_product():
     trl = TRL(1000, (200, 1, 1, 200), (2048, 7, 7))
     trl.initialize()
     folded = trl.folded()
-    shapes = [p.shape for name, p in folded.collect_params().items() if "matrix" in name]
+    shapes = [p.shape for name, p in folded.collect_params().items() if "product" in name]
     assert sorted(shapes) == sorted([(1, 49), (2048, 200), (1000, 200)])
     assert (
         sum(prod(s.before) * s.produced for s in folded.plan().steps)

@@ -190,6 +190,7 @@ class TensorBlock(HybridBlock):
             While the input's shape is not known, or the parameters have no values.
         """
         self._known_in_shape()
+        mx.nd.waitall()  # oneDNN may still be changing the layout of weights in place
         if any(parameter._data is None for parameter in self._reg_params.values()):
             self._error("its parameters have no values yet; initialize or load them")
         return Folded(self, batch)
@@ -287,7 +288,7 @@ class Folded(TensorBlock):
 
     Attributes
     ----------
-    matrix1, … : Parameter
+    product1_weight, … : Parameter
         Constants: the matrix of each product.
     bias : Parameter
         The layer's, where it has one.
@@ -326,7 +327,8 @@ class Folded(TensorBlock):
         return [replace(p, matrix=matrix) for p, matrix in zip(self._pattern, factors.values())]
 
     def _factor_names(self) -> list[str]:
-        return [f"matrix{place}" for place in range(1, len(self._pattern) + 1)]
+        # MXNet's quantisation finds weights by the end of their names.
+        return [f"product{place}_weight" for place in range(1, len(self._pattern) + 1)]
 
     def _parameter_shapes(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return self._shapes
@@ -347,6 +349,10 @@ class FactorInitializer(mx.init.Initializer):
     def __init__(self, layer: TensorBlock, name: str) -> None:
         super().__init__()
         self.layer, self._name = layer, name
+
+    def dumps(self) -> str:
+        """What a graph says of the factor's start, for MXNet without trnet: an own initializer."""
+        return mx.init.Xavier().dumps()
 
     def _init_weight(self, desc, array) -> None:
         values = self.layer._initial_values(self._name, desc.global_init)
