@@ -214,6 +214,7 @@ def test_an_export_goes_into_the_run_folder(run):
         ("missing.onnx", None, "there is no such file"),
         ("damaged.onnx", b"\x08\x07rubbish", "expected an ONNX file"),
         ("alone-symbol.json", b"{}", "expected its parameters"),
+        ("config.yaml", b"name: small", "expected a run folder"),
     ],
 )
 def test_a_file_that_is_no_export_is_refused(name, content, said, tmp_path):
@@ -236,3 +237,10 @@ def test_a_file_of_others_has_no_config(tmp_path):
     path = export_onnx(trained("small_vgg2", HEADS["cp"]), tmp_path / "net.onnx", SHAPE)
     with pytest.raises(UserError, match="expected a file that `trnet export` wrote"):
         experiment.score(path, "latest", [mx.cpu()])
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_symbol])
+def test_a_folder_that_is_not_there_is_named(export, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder") as refused:
+        export(trained("small_vgg2", HEADS["cp"]), tmp_path / "nowhere/net", SHAPE)
+    assert refused.value.filename == str(tmp_path / "nowhere")

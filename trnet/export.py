@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from errno import ENOENT
 from pathlib import Path
 
 import numpy as np
@@ -326,6 +327,8 @@ def _compare(session, network: HybridBlock, images: np.ndarray) -> None:
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to, which becomes ``path`` once that is done."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(ENOENT, "there is no such folder", str(path.parent))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
