@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from mxnet import gluon
 from mxnet.gluon import nn
 
 from trnet import TCL, TRL, experiment, fold
@@ -100,6 +101,25 @@ def test_onnx_of_a_layer_and_of_blocks_of_ones_own(tmp_path):
     network.initialize()
     path = export_onnx(network, tmp_path / "net.onnx", (6, 5))
     close(scores(path, pictures(7, (6, 5))), network, pictures(7, (6, 5)))
+
+
+def test_onnx_of_a_layer_that_is_used_twice_and_of_products_of_the_data(tmp_path):
+    class Twice(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.tcl = TCL((4, 5), (4, 5))
+            self.trl = TRL(3, (3, 3), (4, 5), "tensor_train")
+
+        def hybrid_forward(self, F, x):
+            x = self.tcl(self.tcl(x))
+            first, second = F.split(x, num_outputs=2, axis=1)
+            x = F.concat(F.batch_dot(first, second, transpose_b=True).sum(axis=(1, 2)), dim=0)
+            return F.broadcast_mul(self.trl(F.concat(first, second, dim=1)), x.reshape((-1, 1)))
+
+    network = Twice()
+    network.initialize()
+    path = export_onnx(network, tmp_path / "net.onnx", (4, 5))
+    close(scores(path, pictures(7, (4, 5))), network, pictures(7, (4, 5)))
 
 
 def test_what_onnx_cannot_express_leaves_the_earlier_file(tmp_path):
