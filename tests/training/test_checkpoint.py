@@ -39,9 +39,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 def test_a_damaged_state_is_named(blobs, tmp_path):
     run(small_network(), blobs, tmp_path, recipe(epochs=1))
-    states = tmp_path / "checkpoints/epoch-0001/trainer.states"
+    states = tmp_path / "checkpoints/epoch-0001/optimizer.states"
     states.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"trainer\.states: cannot be loaded: [^\n]*$"):
+    with pytest.raises(UserError, match=r"optimizer\.states: cannot be loaded: [^\n]*$"):
         run(small_network(), blobs, tmp_path, recipe(epochs=2))
     states.with_name("state.json").write_text("{")
     with pytest.raises(UserError, match=r"state\.json: cannot be read"):

@@ -10,6 +10,7 @@ import time
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet.gluon import nn
 from training.helpers import CONFIG, CPU, ROOT, parameters, recipe, run, small_network
 
 from trnet.config import CosineSchedule
@@ -82,6 +83,30 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
 CONSTANT = CosineSchedule(type="cosine", final=0.05)  # equal to the learning rate
 
 
+def test_a_run_resumes_in_a_process_that_has_made_other_networks(blobs, tmp_path):
+    """Gluon's names count on, and conv10 sorts before conv9: the momentum is not to follow them."""
+
+    def convolutions(made_before: int) -> nn.HybridSequential:
+        with mx.name.NameManager():
+            for _ in range(made_before):
+                nn.Conv2D(1, 1)
+            network = nn.HybridSequential()
+            network.add(*(nn.Conv2D(4, 3, padding=1, in_channels=n) for n in (1, 4, 4)))
+            network.add(nn.Dense(3))
+        return network
+
+    constant = CosineSchedule(type="cosine", final=0.01)
+    settings, ends = recipe(learning_rate=0.01, schedule=constant), {}
+    for name, parts in {"straight": [(0, 4)], "resumed": [(8, 2), (0, 4)]}.items():
+        for made_before, epochs in parts:
+            network = convolutions(made_before)
+            part = settings.model_copy(update={"epochs": epochs})
+            run(network, blobs, tmp_path / name, part)
+        ends[name] = parameters(network)
+    for straight, resumed in zip(*ends.values()):
+        np.testing.assert_array_equal(straight, resumed)
+
+
 def half_network() -> TRL:
     return TRL(3, (1, 3, 3, 3), prefix="half_")
 
@@ -104,7 +129,7 @@ def test_half_precision_trains_with_its_loss_and_its_weights_in_single(blobs, tm
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
     assert losses[0][-1] < 0.5 * losses[0][0]
     states, _ = pickle.loads(
-        (tmp_path / "whole/checkpoints/epoch-0006/trainer.states").read_bytes()
+        (tmp_path / "whole/checkpoints/epoch-0006/optimizer.states").read_bytes()
     )
     master = [state[1] for state in states.values()]
     assert master and all(weight.dtype == np.float32 for weight in master)

@@ -38,7 +38,7 @@ def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dic
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     network.save_parameters(str(aside / "network.params"))
-    trainer.save_states(str(aside / "trainer.states"))
+    trainer.save_states(str(aside / "optimizer.states"))
     (aside / "state.json").write_text(json.dumps(metrics))
     for path in aside.iterdir():  # a rename may reach the disk before the files do
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def load_network(checkpoint: Path, network: HybridBlock, devices: list) -> None:
 
 def load_trainer(checkpoint: Path, trainer: Trainer) -> None:
     """Load a checkpoint's optimiser states."""
-    path = checkpoint / "trainer.states"
+    path = checkpoint / "optimizer.states"
     with _loading(path):
         trainer.load_states(str(path))
 

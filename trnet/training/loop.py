@@ -256,7 +256,11 @@ def make_trainer(network: HybridBlock, recipe: Train, workers: Workers = ALONE) 
         largest = max(math.prod(p.shape) for p in parameters.values() if p.grad_req != "null")
         optimizer.aggregate_num = 1 if largest > _LARGE else _UPDATED_AT_ONCE
     # Workers update, not servers: servers would keep the first learning rate, and the momentum.
-    trainer = Trainer(parameters, optimizer, kvstore=workers.kvstore, update_on_kvstore=False)
+    # States are saved by the parameters' order. Gluon sorts by names that count on in a process
+    # (conv9, conv10), so another process may have another order; places in the network stay.
+    places = network._collect_params_with_prefix()
+    ordered = list(dict.fromkeys(places[place] for place in sorted(places)))
+    trainer = Trainer(ordered, optimizer, kvstore=workers.kvstore, update_on_kvstore=False)
     # Saving makes all workers start from the same parameters, now. Otherwise the trainer does so in
     # its first step, where MXNet lets the first gradients overtake the parameters that other
     # workers wait for.
