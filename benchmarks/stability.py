@@ -242,17 +242,23 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 def verdict(network: str, measured: Measured) -> str:
     """Whether every TRL trains wherever the dense head does, in all seeds."""
     safe = [rate for rate in RATES if not failures(measured[network, "dense", rate])]
+    trls = [head for head in HEADS[network] if head.split()[0] not in UNSCALED]
+    missing = [head for head in trls if (network, head, RATES[0]) not in measured]
     broken = [
         f"{head} at {rate} ({failures(measured[network, head, rate])} of 5)"
-        for head in HEADS[network]
-        if head.split()[0] not in UNSCALED
+        for head in trls
+        if head not in missing
         for rate in safe
         if failures(measured[network, head, rate])
     ]
     rates = ", ".join(map(str, safe))
     if broken:
-        return f"The dense head trains in all seeds at {rates}. There fail: {'; '.join(broken)}."
-    return f"At every rate at which the dense head trains in all seeds ({rates}), every TRL does."
+        text = f"The dense head trains in all seeds at {rates}. There fail: {'; '.join(broken)}."
+    else:
+        text = (
+            f"At every rate at which the dense head trains in all seeds ({rates}), every TRL does."
+        )
+    return f"{text} Not measured: {', '.join(missing)}." if missing else text
 
 
 def plot(measured: dict[str, Measured], file: Path) -> None:
@@ -273,7 +279,9 @@ def plot(measured: dict[str, Measured], file: Path) -> None:
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel("runs that fail, %")
-    handles = panels[0, 0].get_legend_handles_labels()
+    handles = max(
+        (panel.get_legend_handles_labels() for panel in panels[0]), key=lambda h: len(h[0])
+    )
     figure.legend(*handles, loc="lower center", ncol=4, frameon=False)
     figure.tight_layout(rect=(0, 0.15, 1, 1))
     figure.savefig(file, dpi=110)
