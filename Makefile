@@ -58,7 +58,7 @@ gpu-check: .venv-gpu/installed
 	echo "Setting up .venv with $$($$python --version)"; \
 	$$python -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-	    --editable '.[cpu,experiments,test,docs]'
+	    --editable '.[cpu,experiments,onnx,test,docs]'
 	@touch $@
 
 .venv-gpu/installed: setup.py | gpu-driver

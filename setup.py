@@ -75,6 +75,8 @@ setup(
             "tqdm",
             "typing_extensions",
         ],
+        # MXNet's converter knows no newer onnx; these need no newer NumPy.
+        "onnx": ["onnx>=1.14,<1.18", "onnxruntime>=1.18,<1.20", "protobuf<5"],
         "test": [
             "build",
             "hypothesis",

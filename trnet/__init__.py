@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trnet.layers import TCL, TRL
+    from trnet.export import export_onnx
+    from trnet.layers import TCL, TRL, fold
     from trnet.optimize import Trainer
 
 __version__ = "0.1.0"
-__all__ = ["TCL", "TRL", "Trainer", "__version__"]
+__all__ = ["TCL", "TRL", "Trainer", "__version__", "export_onnx", "fold"]
 
 
 def __getattr__(name: str):
     """Import MXNet with the first layer asked for, so that configs and tables need not wait."""
-    if name in ("TCL", "TRL"):
+    if name in ("TCL", "TRL", "fold"):
         from trnet import layers
 
         return getattr(layers, name)
@@ -22,4 +23,8 @@ def __getattr__(name: str):
         from trnet.optimize import Trainer
 
         return Trainer
+    if name == "export_onnx":
+        from trnet.export import export_onnx
+
+        return export_onnx
     raise AttributeError(f"module 'trnet' has no attribute {name!r}")

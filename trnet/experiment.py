@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,9 @@ from trnet import config as configs
 from trnet.config import Config
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
+from trnet.export import export_onnx, export_symbol, load_exported
 from trnet.files import write_aside
+from trnet.layers import fold
 from trnet.models import (
     Network,
     ParameterCount,
@@ -40,6 +42,9 @@ from trnet.training.evaluation import Scores, evaluate
 from trnet.training.freezing import freeze
 from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
+
+_CONFIG = "trnet_config"  # the key of an exported file's metadata
+_CHECKED_IMAGES = 32
 
 
 def build(config: Config, dataset: DataSet) -> Network:
@@ -219,14 +224,14 @@ def _result(
 
 
 def score(
-    folder: Path, which: str, contexts: list[mx.Context], root: str | None = None
-) -> tuple[Config, int, Scores]:
-    """Score a run's checkpoint on the validation images.
+    path: Path, which: str, contexts: list[mx.Context], root: str | None = None
+) -> tuple[Config, int | None, Scores]:
+    """Score a run's checkpoint, or what was exported of it, on the validation images.
 
     Parameters
     ----------
-    folder : Path
-        A run folder.
+    path : Path
+        A run folder, or a file that :func:`export` wrote.
     which : {"latest", "best"}
     contexts : list of Context
         Devices.
@@ -235,18 +240,83 @@ def score(
 
     Returns
     -------
-    Config, int, Scores
-        The run's config, the checkpoint's epoch, and its scores.
+    Config, int or None, Scores
+        The run's config, the checkpoint's epoch (None for an exported file), and its scores.
+
+    Raises
+    ------
+    UserError
+        For a path that is neither, and for data that cannot be loaded.
     """
     moved = () if root is None else (f"dataset.root={json.dumps(root)}",)
-    config = configs.load(folder / "config.yaml", moved)
-    dataset = find_dataset(config)
-    network, epoch = _trained(config, dataset, folder, which, contexts)
-    network.hybridize(static_alloc=True)
+    if path.suffix in (".onnx", ".json"):
+        config, network = _exported(path, moved)
+        dataset, epoch, contexts = find_dataset(config), None, [mx.cpu()]
+    else:
+        config = configs.load(path / "config.yaml", moved)
+        dataset = find_dataset(config)
+        network, epoch = _trained(config, dataset, path, which, contexts)
+        network.hybridize(static_alloc=True)
     source = load(config, dataset)
     compute = Compute(contexts)
     scores = evaluate(network, source, dataset.classes, config.train.batch_size, compute)
     return config, epoch, scores
+
+
+def _exported(path: Path, overrides: Sequence[str]) -> tuple[Config, Callable]:
+    """The config that an exported file carries, and its network."""
+    try:
+        network, metadata = load_exported(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if _CONFIG not in metadata:
+        raise UserError(f"{path}: expected a file that `trnet export` wrote, found no config in it")
+    return configs.parse(metadata[_CONFIG], path, overrides), network
+
+
+def export(
+    folder: Path, which: str, form: str, folds: bool, output: Path | None, root: str | None = None
+) -> Path:
+    """Export a run's network, with its config, for inference without trnet.
+
+    Parameters
+    ----------
+    folder : Path
+        A run folder.
+    which : {"latest", "best"}
+        Which checkpoint.
+    form : {"onnx", "symbol"}
+    folds : bool
+        Whether its tensor layers are folded.
+    output : Path, optional
+        Of the file, for a symbol without its endings: by default the run's name, in its folder.
+    root : str, optional
+        The folder of the data, if they have moved. ONNX files are checked on validation images.
+
+    Returns
+    -------
+    Path
+        The file's, or the symbol's.
+
+    Raises
+    ------
+    UserError
+        For a run that has no checkpoint yet, and for a network that ONNX cannot express.
+    """
+    moved = () if root is None else (f"dataset.root={json.dumps(root)}",)
+    config = configs.load(folder / "config.yaml", moved)
+    dataset = find_dataset(config)
+    network, _ = _trained(config, dataset, folder, which, [mx.cpu()])
+    network = fold(network) if folds else network
+    metadata = {_CONFIG: configs.dump(config)}
+    output = output or folder / (config.name + (".onnx" if form == "onnx" else ""))
+    if form == "symbol":
+        return export_symbol(network, output, dataset.shape, metadata)
+    images, _ = next(load(config, dataset).validation(_CHECKED_IMAGES))
+    try:
+        return export_onnx(network, output, dataset.shape, images.asnumpy(), metadata)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from None
 
 
 def patterns(config: Config, runs: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:

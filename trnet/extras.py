@@ -8,14 +8,16 @@ from importlib.util import find_spec
 
 from trnet.errors import MissingStack
 
-# By the name that an import error gives. setup.py lists the same packages, as the extras "cpu" and
-# "experiments".
+# By the name that an import error gives. setup.py lists the same packages, as the extras "cpu",
+# "experiments" and "onnx".
 PACKAGES = {
     "PIL": "pillow",
     "gluoncv": "gluoncv",
     "matplotlib": "matplotlib",
     "mlxtend": "mlxtend",
     "mxnet": "mxnet",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
     "pydantic": "pydantic",
     "ruamel": "ruamel.yaml",
     "ruamel.yaml": "ruamel.yaml",
@@ -47,7 +49,10 @@ def named_if_missing(user: str) -> Iterator[None]:
         if error.name not in PACKAGES:
             raise
         # Beside mxnet-cu112, which has the same folder, the extra "cpu" would overwrite MXNet.
-        extras = "experiments" if find_spec("mxnet") else "cpu,experiments"
+        if error.name in ("onnx", "onnxruntime"):
+            extras = "onnx"
+        else:
+            extras = "experiments" if find_spec("mxnet") else "cpu,experiments"
         raise MissingStack(
             f"{user} needs the package {PACKAGES[error.name]} (pip install 'trnet[{extras}]')"
         ) from error

@@ -16,6 +16,7 @@ from trnet import cli
 ROOT = Path(__file__).parent.parent.parent
 DOORS = {
     "evaluate": "evaluate",
+    "export": "export",
     "plot_rank_accuracy": "plot",
     "prepare_imagenet": "prepare",
     "report": "report",

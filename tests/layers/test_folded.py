@@ -11,8 +11,8 @@ from layers.helpers import IN_SHAPES, KINDS, build, close, normal, numpy_output,
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from trnet.layers import TCL, TRL
-from trnet.models import build_network, fold
+from trnet.layers import TCL, TRL, fold
+from trnet.models import build_network
 
 
 def operators(block: gluon.HybridBlock) -> list[str]:
@@ -67,7 +67,7 @@ def test_published_layers_have_a_constant_for_each_product():
     trl = TRL(1000, (200, 1, 1, 200), (2048, 7, 7))
     trl.initialize()
     folded = trl.folded()
-    shapes = [p.shape for name, p in folded.collect_params().items() if "matrix" in name]
+    shapes = [p.shape for name, p in folded.collect_params().items() if "product" in name]
     assert sorted(shapes) == sorted([(1, 49), (2048, 200), (1000, 200)])
     assert (
         sum(prod(s.before) * s.produced for s in folded.plan().steps)
@@ -124,6 +124,126 @@ def test_fold_a_network(head):
     assert all(folded.collect_params()[name] is parameter for name, parameter in backbone.items())
 
 
+def test_a_layer_without_values_is_not_folded(refusal):
+    layer = TCL((4, 3), (6, 5))
+    refusal(layer.folded, "TCL", layer.name, "have no values yet")
+
+
 def test_fold_leaves_other_blocks_as_they_are():
     dense = nn.Dense(3)
     assert fold(dense) is dense
+
+
+class Own(gluon.HybridBlock):
+    """A block of one's own, with tensor layers wherever Python allows."""
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.bn = nn.BatchNorm(in_channels=6)
+            self.tcl = TCL((4, 3, 3), (6, 5, 5))
+            inner = nn.HybridSequential()
+            inner.add(nn.Dropout(0.5), TCL((3, 3, 2), (4, 3, 3)))
+            self.register_child(inner)
+            self.stages = [inner, {"last": (TRL(7, (2, 2, 2, 3), (3, 3, 2)),)}]
+            self.register_child(self.stages[1]["last"][0])
+            self.shrink = self._shrink
+
+    def _shrink(self, x):
+        return self.tcl(x)
+
+    def hybrid_forward(self, F, x):
+        x = self.shrink(self.bn(x))
+        return self.stages[1]["last"][0](self.stages[0](x))
+
+
+class OwnSequential(nn.HybridSequential):
+    """A subclass, whose code folding keeps."""
+
+    def hybrid_forward(self, F, x):
+        return 2 * super().hybrid_forward(F, x)
+
+
+def tensor_layers(block):
+    if isinstance(block, (TCL, TRL)):
+        return [block]
+    return [layer for child in block._children.values() for layer in tensor_layers(child)]
+
+
+@pytest.mark.filterwarnings("ignore:All children of this Sequential")
+@pytest.mark.parametrize("container", [nn.Sequential, nn.HybridSequential, OwnSequential])
+@pytest.mark.parametrize("hybridized", [False, True])
+def test_fold_reaches_layers_in_any_block(container, hybridized):
+    net = container()
+    net.add(Own(), nn.Dense(3))
+    net.initialize()
+    net.hybridize(hybridized)
+    x = mx.nd.random.normal(shape=(2, 6, 5, 5))
+    expected = net(x)
+    folded = fold(net)
+    assert type(folded) is container and not tensor_layers(folded) and len(tensor_layers(net)) == 3
+    close(folded(x), expected, 1e-5)
+    folded.hybridize()
+    close(folded(x), expected, 1e-5)
+    close(net(x), expected)
+    assert folded[1] is net[1] and folded[0].bn is net[0].bn
+
+
+def test_a_folded_copy_of_a_block_names_its_own_children():
+    net = Own()
+    net.initialize()
+    folded = fold(net)
+    with folded.name_scope():
+        added = nn.Dense(2)
+    assert added.prefix.startswith(net.prefix)
+    assert folded.name_scope()._block is folded and net.name_scope()._block is net
+
+
+def test_a_layer_that_is_used_twice_is_folded_once():
+    tcl = TCL((6, 5, 5), (6, 5, 5))
+    net = nn.HybridSequential()
+    net.add(tcl, nn.Activation("relu"), tcl)
+    net.initialize()
+    folded, x = fold(net), mx.nd.random.normal(shape=(2, 6, 5, 5))
+    assert folded[0] is folded[2]
+    close(folded(x), net(x), 1e-5)
+
+
+def test_a_layer_that_only_a_function_holds_is_refused(refusal):
+    net = nn.HybridSequential()
+    tcl = TCL((4, 3, 3), (6, 5, 5))
+    net.add(tcl, nn.HybridLambda(lambda F, x: tcl(x)))
+    net.initialize()
+    refusal(lambda: fold(net), tcl.name, "which a function holds")
+
+
+def test_a_folded_network_stays_as_it_is():
+    net = nn.HybridSequential()
+    net.add(TCL((4, 3, 3), (6, 5, 5)))
+    net.initialize()
+    folded = fold(net)
+    assert fold(folded) is folded
+
+
+# What folding makes of a layer, for batches of 1 and 32: its products' shapes.
+@pytest.mark.parametrize(
+    "layer, batch, shapes",
+    [
+        (TRL(10, (16, 3, 3, 10), (64, 7, 7)), 1, [(64, 7, 7), (10,)]),
+        (TRL(10, (16, 3, 3, 10), (64, 7, 7)), 32, [(64, 7, 7), (10,)]),
+        (TRL(10, 30, (32, 7, 7), "cp"), 1, [(32, 7, 7), (10,)]),
+        (TRL(10, (10, 10, 8), (32, 7, 7), "tensor_train"), 32, [(32, 7, 7), (10,)]),
+        (TRL(10, (3, 1, 1, 3), (192, 7, 7)), 8, [(192, 7, 7), (192, 1, 1), (10,)]),
+        (TRL(1000, (50, 1, 1, 50), (512, 7, 7)), 1, [(512, 7, 7), (512, 1, 1), (50,), (1000,)]),
+        (TCL((3, 2, 2), (8, 5, 5)), 1, [(8, 5, 5), (3, 2, 2)]),
+        (TCL((50, 5, 5), (256, 7, 7)), 1, [(256, 7, 7), (256, 5, 5), (50, 5, 5)]),
+    ],
+)
+def test_a_small_layer_becomes_one_matrix(layer, batch, shapes):
+    layer.initialize()
+    folded, x = layer.folded(batch), normal(3, *layer.in_shape).astype("float32")
+    steps = folded.plan().steps
+    assert [steps[0].before, *(step.after for step in steps)] == shapes
+    close(folded(x), layer(x), 1e-5)
+    folded.hybridize()
+    close(folded(x), layer(x), 1e-5)

@@ -49,6 +49,17 @@ def add_jobs(parser: ArgumentParser) -> None:
     )
 
 
+def add_checkpoint(parser: ArgumentParser) -> None:
+    """Add ``--checkpoint`` and ``--root``."""
+    parser.add_argument(
+        "--checkpoint",
+        choices=("latest", "best"),
+        default="latest",
+        help="after the last epoch, or after the epoch of the best Top-1 (default: latest)",
+    )
+    parser.add_argument("--root", help="the data's folder, if it has moved since the training")
+
+
 def add_devices(parser: ArgumentParser) -> None:
     """Add ``--devices``."""
     parser.add_argument(

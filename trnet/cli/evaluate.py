@@ -1,4 +1,8 @@
-"""Score a run's checkpoint on the validation images."""
+"""Score a run on the validation images.
+
+It scores a checkpoint of a run folder, or a file that `trnet export` wrote: an ONNX file by ONNX
+Runtime, and a symbol, which has its parameters beside it, by MXNet.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,15 @@ from trnet.cli import arguments
 EXAMPLES = """
 trnet evaluate runs/mnist/vgg_trl_8/seed0
 trnet evaluate runs/mnist/vgg_trl_8/seed0 --checkpoint best
+trnet evaluate runs/mnist/vgg_trl_8/seed0/vgg_trl_8.onnx
 trnet evaluate runs/imagenet/resnet101/seed0 --root /data/imagenet --devices gpu:0
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add a run, which checkpoint of it, and where the data are."""
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument(
-        "--checkpoint",
-        choices=("latest", "best"),
-        default="latest",
-        help="after the last epoch, or after the epoch of the best Top-1 (default: latest)",
-    )
-    parser.add_argument("--root", help="the data's folder, if it has moved since the training")
+    parser.add_argument("run", type=Path, help="a run folder, an .onnx or a -symbol.json file")
+    arguments.add_checkpoint(parser)
     arguments.add_devices(parser)
 
 
@@ -36,7 +35,8 @@ def run(options: Namespace) -> None:
     config, epoch, scores = experiment.score(
         options.run, options.checkpoint, contexts, options.root
     )
-    print(f"{config.suite}/{config.name}, seed {config.seed}, after epoch {epoch}")
+    which = options.run.name if epoch is None else f"after epoch {epoch}"
+    print(f"{config.suite}/{config.name}, seed {config.seed}, {which}")
     print(f"Top-1  {100 * scores.top1:.2f} %")
     print(f"Top-5  {100 * scores.top5:.2f} %")
     print(f"Loss   {scores.loss:.4f}")

@@ -4,7 +4,7 @@
 Imports no MXNet.
 """
 
-from trnet.config.load import dump, load, load_baseline, load_suite
+from trnet.config.load import dump, load, load_baseline, load_suite, parse
 from trnet.config.merge import parse_yaml
 from trnet.config.schema import (
     Config,
@@ -36,5 +36,6 @@ __all__ = [
     "load",
     "load_baseline",
     "load_suite",
+    "parse",
     "parse_yaml",
 ]

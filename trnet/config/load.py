@@ -35,7 +35,30 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         One line with file, key, value and what was expected.
     """
     path = Path(path)
-    tree = merge.read(path)
+    return _validated(merge.read(path), path, overrides)
+
+
+def parse(text: str, path: Path, overrides: Sequence[str] = ()) -> Config:
+    """A config from what :func:`dump` wrote into a file of another kind.
+
+    Parameters
+    ----------
+    text : str
+        YAML, which extends no file.
+    path : Path
+        That file, for messages.
+    overrides : sequence of str
+        As in :func:`load`.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`load`.
+    """
+    return _validated(merge.parse_mapping(text, path), path, overrides)
+
+
+def _validated(tree: merge.Tree, path: Path, overrides: Sequence[str]) -> Config:
     for override in overrides:
         tree = merge.merge(tree, merge.parse_override(override))
     values = tree.plain()

@@ -36,7 +36,7 @@ class Tree(dict):
 
 def read(path: Path, extended_by: tuple[Path, ...] = ()) -> Tree:
     """A file's mapping, merged onto the mappings of the files that it extends."""
-    tree = Tree(_parse_file(path), str(path))
+    tree = parse_mapping(_text_of(path), path)
     if "extends" not in tree:
         return tree
     base = tree.pop("extends")
@@ -67,18 +67,22 @@ def merge(base: Tree, changes: Tree) -> Tree:
     return merged
 
 
-def _parse_file(path: Path) -> dict:
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
+
+
+def parse_mapping(text: str, path: Path) -> Tree:
+    """The mapping that a text of ``path`` is in YAML."""
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {short(values)}")
-    return values
+    return Tree(values, str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:

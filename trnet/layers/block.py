@@ -13,7 +13,7 @@ from mxnet.gluon import HybridBlock
 
 from trnet.layers.tracing import shape_in_trace
 from trnet.tensor.backend import is_np_array, mx, tensorly_scope
-from trnet.tensor.contraction import Product, contract
+from trnet.tensor.contraction import Product, contract, shortened
 from trnet.tensor.factorizations import is_integer
 from trnet.tensor.plan import CONSTANT, TRAINING, Plan, Step
 
@@ -173,18 +173,27 @@ class TensorBlock(HybridBlock):
         self._known_in_shape()
         return Plan(self._steps(), batch, itemsize)
 
-    def folded(self) -> Folded:
+    def folded(self, batch: int = 1) -> Folded:
         """The same layer for inference, with everything that the input does not enter folded.
 
-        Kronecker products are made, and matrices multiplied where that leaves less to compute,
-        once instead of once per batch. It does not train.
+        Kronecker products are made, and matrices multiplied where that is faster, once instead of
+        once per batch. A small layer becomes one dense matrix. It does not train.
+
+        Parameters
+        ----------
+        batch : int
+            Samples at a time, for which it is to be fast. It takes any other number, too.
 
         Raises
         ------
         ValueError
-            While the input's shape is not known.
+            While the input's shape is not known, or the parameters have no values.
         """
-        return Folded(self)
+        self._known_in_shape()
+        mx.nd.waitall()  # oneDNN may still be changing the layout of weights in place
+        if any(parameter._data is None for parameter in self._reg_params.values()):
+            self._error("its parameters have no values yet; initialize or load them")
+        return Folded(self, batch)
 
     def infer_shape(self, x) -> None:
         """Infer the shapes of the parameters from an input (batch, I1, …, IN)."""
@@ -274,10 +283,12 @@ class Folded(TensorBlock):
     ----------
     layer : TensorBlock
         With parameters; the folded layer is on their contexts.
+    batch : int
+        Samples at a time, for which it is to be fast.
 
     Attributes
     ----------
-    matrix1, … : Parameter
+    product1_weight, … : Parameter
         Constants: the matrix of each product.
     bias : Parameter
         The layer's, where it has one.
@@ -291,12 +302,13 @@ class Folded(TensorBlock):
     - **out**: as the layer's.
     """
 
-    def __init__(self, layer: TensorBlock) -> None:
+    def __init__(self, layer: TensorBlock, batch: int) -> None:
         super().__init__("fused", prefix=layer.prefix, params=None)
         in_shape, bias = layer._known_in_shape(), layer._reg_params.get("bias")
         first = layer._reg_params[layer._factor_names()[0]]
         contexts = first.list_ctx()
         products = layer._products(mx.nd, layer._factors_on(contexts[0]), CONSTANT)
+        products = shortened(mx.nd, products, batch)
         self._description = f"folded {layer!r}"
         self._pattern = [replace(product, matrix=None) for product in products]
         values = dict(zip(self._factor_names(), (product.matrix for product in products)))
@@ -315,7 +327,8 @@ class Folded(TensorBlock):
         return [replace(p, matrix=matrix) for p, matrix in zip(self._pattern, factors.values())]
 
     def _factor_names(self) -> list[str]:
-        return [f"matrix{place}" for place in range(1, len(self._pattern) + 1)]
+        # MXNet's quantisation finds weights by the end of their names.
+        return [f"product{place}_weight" for place in range(1, len(self._pattern) + 1)]
 
     def _parameter_shapes(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return self._shapes
@@ -336,6 +349,10 @@ class FactorInitializer(mx.init.Initializer):
     def __init__(self, layer: TensorBlock, name: str) -> None:
         super().__init__()
         self.layer, self._name = layer, name
+
+    def dumps(self) -> str:
+        """What a graph says of the factor's start, for MXNet without trnet: an own initializer."""
+        return mx.init.Xavier().dumps()
 
     def _init_weight(self, desc, array) -> None:
         values = self.layer._initial_values(self._name, desc.global_init)

@@ -337,5 +337,7 @@ def _is_number(value) -> bool:
 
 def _values(parameter) -> np.ndarray:
     """A parameter's values, shared where they can be; float16, too coarse, as float32."""
+    # oneDNN changes the weight's layout in place, in a forward pass that may still be running.
+    mx.nd.waitall()
     array = parameter.data(parameter.list_ctx()[0])
     return as_numpy(array.astype("float32") if array.dtype == np.float16 else array)

@@ -7,7 +7,7 @@ with named_if_missing("trnet.models"):  # of which gluoncv is the first
     from trnet.models.backbones import BACKBONES, Backbone
     from trnet.models.head_removal import remove_head
     from trnet.models.heads import HEADS
-    from trnet.models.network import Network, attach_head, build_network, fold
+    from trnet.models.network import Network, attach_head, build_network
     from trnet.models.parameter_count import ParameterCount, count_head
     from trnet.models.pretrained import load_pretrained
     from trnet.models.spatial import spatial_patterns
@@ -22,7 +22,6 @@ __all__ = [
     "attach_head",
     "build_network",
     "count_head",
-    "fold",
     "load_pretrained",
     "make_backbone",
     "remove_head",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from inspect import signature
 
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import HybridBlock
 
-from trnet.layers.block import TensorBlock
 from trnet.models.backbones import Backbone
 from trnet.models.heads import HEADS
 from trnet.models.shapes import output_shape
@@ -107,33 +106,3 @@ def attach_head(
     for parameter in output.collect_params().values():
         parameter.lr_mult *= lr_mult
     return Network(backbone.features, output)
-
-
-def fold(block: HybridBlock) -> HybridBlock:
-    """Fold the tensor layers of a trained network, for inference.
-
-    Parameters
-    ----------
-    block : HybridBlock
-        A :class:`Network` or a tensor layer, also within ``HybridSequential``; in any other block
-        the layers stay as they are.
-
-    Returns
-    -------
-    HybridBlock
-        To be hybridized and exported. It shares the parameters of all other layers.
-
-    Raises
-    ------
-    ValueError
-        For a layer whose input's shape is not known yet.
-    """
-    if isinstance(block, TensorBlock):
-        return block.folded()
-    if isinstance(block, Network):
-        return Network(fold(block.features), fold(block.output), prefix=block.prefix)
-    if type(block) is nn.HybridSequential:
-        folded = nn.HybridSequential(prefix=block.prefix)
-        folded.add(*(fold(child) for child in block))
-        return folded
-    return block

@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Union
 
-from trnet.tensor.plan import TRAINING, Step, plan
+from trnet.tensor.plan import (
+    COMPONENTWISE_TRAFFIC,
+    CONVOLUTION_TRAFFIC,
+    MATRIX_TRAFFIC,
+    TRAINING,
+    Step,
+    plan,
+)
 from trnet.tensor.views import guarded
 
 
@@ -40,6 +47,8 @@ class MatrixProduct:
     matrix: Any
     transposed: bool
     produced: tuple[int, ...]
+
+    traffic: ClassVar[int] = MATRIX_TRAFFIC
 
     @property
     def _leading(self) -> tuple[int, ...]:
@@ -86,6 +95,7 @@ class PixelwiseProduct:
     step: Step
     matrix: Any
     takes_bias: ClassVar[bool] = False
+    traffic: ClassVar[int] = CONVOLUTION_TRAFFIC
 
     @property
     def takes(self) -> tuple[int, ...]:
@@ -123,6 +133,7 @@ class ComponentwiseProduct:
     step: Step
     matrix: Any
     takes_bias: ClassVar[bool] = False
+    traffic: ClassVar[int] = COMPONENTWISE_TRAFFIC
 
     @property
     def takes(self) -> tuple[int, ...]:
@@ -180,6 +191,43 @@ def contract(F, x, products: Sequence[Product], bias=None):
         return last.apply(F, x, bias)
     x = view(last.apply(F, x), last.gives, after)
     return x if bias is None else F.broadcast_add(x, F.expand_dims(bias, axis=0))
+
+
+def shortened(F, products: Sequence[Product], batch: int) -> list[Product]:
+    """The same products, with the last of them as one where that is faster.
+
+    Parameters
+    ----------
+    F : module
+        ``mxnet.ndarray``.
+    products : sequence of Product
+        Of constant arrays.
+    batch : int
+        Samples at a time.
+
+    Returns
+    -------
+    list of Product
+    """
+    costs = [product.step.cost_at(batch, product.traffic) for product in products]
+    merged = [_merged_step(products[first:]) for first in range(len(products))]
+    first = min(
+        range(len(products)),
+        key=lambda first: sum(costs[:first]) + merged[first].cost_at(batch, MATRIX_TRAFFIC),
+    )
+    if merged[first].cost_at(batch, MATRIX_TRAFFIC) >= sum(costs[first:]):
+        return list(products)
+    step, like = merged[first], products[first].matrix
+    units = F.eye(step.contracted, ctx=like.context, dtype=like.dtype)
+    # What the products make of unit tensors: (I1·…·IN, I1, …, IN) -> (I1·…·IN, R1, …, RN)
+    rows = contract(F, units.reshape((-1, *step.before)), products[first:])
+    matrix = rows.reshape((step.contracted, step.produced)).T
+    return [*products[:first], make_product(F, step, matrix)]
+
+
+def _merged_step(products: Sequence[Product]) -> Step:
+    before = products[0].step.before
+    return Step(1, len(before), before, products[-1].step.after)
 
 
 def make_product(

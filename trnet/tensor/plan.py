@@ -14,9 +14,12 @@ from math import inf, prod
 from operator import mul
 
 # Cost of one element that is read or written, in multiply-adds, measured on two AVX-512 cores. A
-# convolution costs more: the library reorders its input and output.
+# convolution costs more: the library reorders its input and output; one with an image per channel
+# is not vectorised.
 MATRIX_TRAFFIC = 8
 CONVOLUTION_TRAFFIC = 32
+COMPONENTWISE_TRAFFIC = 300
+OPERATOR = 300_000  # cost of starting one product's operators, which take 10 µs, in the same unit
 
 # Samples per matrix: the batch, typically, while the factors change; all, once they are constant.
 TRAINING = 32
@@ -83,6 +86,11 @@ class Step:
             + traffic * (prod(self.before) + prod(self.after))
             + MATRIX_TRAFFIC * merged / reuse
         )
+
+    def cost_at(self, batch: int, traffic: int) -> float:
+        """Multiply-adds for a batch, and all else in that unit, of a product with a constant."""
+        per_sample = self.multiply_adds + traffic * (prod(self.before) + prod(self.after))
+        return OPERATOR + batch * per_sample + MATRIX_TRAFFIC * self.contracted * self.produced
 
 
 @dataclass(frozen=True)

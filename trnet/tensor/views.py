@@ -54,6 +54,11 @@ def guarded(F, x, steps: Sequence[Step]) -> tuple[object, Shape, View]:
     if _operators_check(steps):
         x = F.Flatten(x) if len(shape) == 1 else x  # or further modes would stay
         return x, shape, partial(_by_codes, F)
+    first, *others = shape
+    if steps[0].is_whole and len(set(others)) == 1 and len(shape) <= _MOST_MODES - 2:
+        # The matrix compares how many elements there are; the first mode's size is all it lacks.
+        x = x.reshape((KEEP, SPLIT, first, 1, *[KEEP] * len(others)))
+        return x, shape, partial(_by_codes, F)
     return _require(x, shape), (), _by_sizes
 
 
