@@ -42,7 +42,12 @@ benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/operators.py
 	.venv/bin/python benchmarks/peers.py --python .venv-peers/bin/python
 	.venv/bin/python benchmarks/networks.py configs/imagenet --also alexnet 32
-	.venv/bin/python benchmarks/loop.py configs/mnist/vgg.yaml configs/mnist/vgg_trl_8.yaml
+	.venv/bin/python benchmarks/loop.py configs/mnist/vgg.yaml configs/mnist/vgg_trl_8.yaml \
+	    configs/mnist/vgg_trl_cp_30.yaml configs/mnist/vgg_trl_tt_10.yaml \
+	    configs/fashion_mnist/factorization/tucker_12.yaml \
+	    configs/fashion_mnist/factorization/cp_44.yaml \
+	    configs/fashion_mnist/factorization/tt_21.yaml \
+	    configs/fashion_mnist/rank/flat_trl_25.yaml configs/fashion_mnist/rank/pooled_trl_2.yaml
 	.venv/bin/python benchmarks/report.py
 
 gpu-check: .venv-gpu/installed

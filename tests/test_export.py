@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from mxnet import gluon
 from mxnet.gluon import nn
 
 from trnet import TCL, TRL, experiment, fold
@@ -100,6 +101,25 @@ def test_onnx_of_a_layer_and_of_blocks_of_ones_own(tmp_path):
     network.initialize()
     path = export_onnx(network, tmp_path / "net.onnx", (6, 5))
     close(scores(path, pictures(7, (6, 5))), network, pictures(7, (6, 5)))
+
+
+def test_onnx_of_a_layer_that_is_used_twice_and_of_products_of_the_data(tmp_path):
+    class Twice(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.tcl = TCL((4, 5), (4, 5))
+            self.trl = TRL(3, (3, 3), (4, 5), "tensor_train")
+
+        def hybrid_forward(self, F, x):
+            x = self.tcl(self.tcl(x))
+            first, second = F.split(x, num_outputs=2, axis=1)
+            x = F.concat(F.batch_dot(first, second, transpose_b=True).sum(axis=(1, 2)), dim=0)
+            return F.broadcast_mul(self.trl(F.concat(first, second, dim=1)), x.reshape((-1, 1)))
+
+    network = Twice()
+    network.initialize()
+    path = export_onnx(network, tmp_path / "net.onnx", (4, 5))
+    close(scores(path, pictures(7, (4, 5))), network, pictures(7, (4, 5)))
 
 
 def test_what_onnx_cannot_express_leaves_the_earlier_file(tmp_path):
@@ -214,6 +234,7 @@ def test_an_export_goes_into_the_run_folder(run):
         ("missing.onnx", None, "there is no such file"),
         ("damaged.onnx", b"\x08\x07rubbish", "expected an ONNX file"),
         ("alone-symbol.json", b"{}", "expected its parameters"),
+        ("config.yaml", b"name: small", "expected a run folder"),
     ],
 )
 def test_a_file_that_is_no_export_is_refused(name, content, said, tmp_path):
@@ -236,3 +257,10 @@ def test_a_file_of_others_has_no_config(tmp_path):
     path = export_onnx(trained("small_vgg2", HEADS["cp"]), tmp_path / "net.onnx", SHAPE)
     with pytest.raises(UserError, match="expected a file that `trnet export` wrote"):
         experiment.score(path, "latest", [mx.cpu()])
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_symbol])
+def test_a_folder_that_is_not_there_is_named(export, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder") as refused:
+        export(trained("small_vgg2", HEADS["cp"]), tmp_path / "nowhere/net", SHAPE)
+    assert refused.value.filename == str(tmp_path / "nowhere")

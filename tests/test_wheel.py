@@ -101,6 +101,7 @@ def test_the_metadata_is_complete(wheel):
         "cpu",
         "cu112",
         "experiments",
+        "onnx",
         "test",
         "docs",
     }

@@ -252,6 +252,8 @@ def score(
     if path.suffix in (".onnx", ".json"):
         config, network = _exported(path, moved)
         dataset, epoch, contexts = find_dataset(config), None, [mx.cpu()]
+    elif path.is_file():
+        raise UserError(f"{path}: expected a run folder, an .onnx or a -symbol.json file")
     else:
         config = configs.load(path / "config.yaml", moved)
         dataset = find_dataset(config)

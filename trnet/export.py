@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from errno import ENOENT
 from pathlib import Path
 
 import numpy as np
@@ -213,84 +214,87 @@ def _simplified(
 ) -> tuple[mx.sym.Symbol, Parameters]:
     """The same graph for a converter, which takes less than MXNet does.
 
-    No constant is computed in it, reshapes are by sizes, and products are of matrices.
+    No constant is computed in it, reshapes are by sizes, products of matrices, and names differ.
     """
     graph = json.loads(symbol.tojson())
-    nodes = graph["nodes"]
+    nodes, internals = graph["nodes"], symbol.get_internals()
+    outputs = _first_outputs(nodes, internals.list_outputs())
     varies: list[bool] = []  # with the data
     for node in nodes:
         is_data = node["op"] == "null" and node["name"] == "data"
         varies.append(is_data or any(varies[source] for source, *_ in node["inputs"]))
     operands = {s for n, v in zip(nodes, varies) if v for s, *_ in n["inputs"]}
-    constants = [nodes[s]["name"] for s in sorted(operands) if not varies[s]]
-    parameters = {**parameters, **_values_of(constants, symbol, parameters)}
-    shape_of = _shapes(symbol, parameters, image_shape)
+    constants = sorted(place for place in operands if not varies[place])
+    values = _values([internals[outputs[place]] for place in constants], parameters)
+    constant = dict(zip(constants, values))
+    known = {name: array.shape for name, array in parameters.items()}
+    shapes = [internals.infer_shape(data=(n, *image_shape), **known)[1] for n in (2, 3)]
+
+    def shape_of(place: int) -> str:  # with -1 for what the batch decides
+        sizes = zip(*(of_batch[outputs[place]] for of_batch in shapes))
+        sizes = tuple(-1 if size != other else size for size, other in sizes)
+        if sizes.count(-1) > 1:
+            raise ValueError(f"expected one mode to depend on the batch, got {sizes}")
+        return str(sizes)
 
     simplified: list[dict] = []
-    places: list[int] = []  # of every node in the simplified graph
+    new: dict[int, int] = {}  # place of each node in the simplified graph
+    kept: Parameters = {}
 
     def add(op: str, name: str, inputs: list, attrs: dict) -> int:
+        name = name if name == "data" else f"{name}_{len(simplified)}"
         simplified.append({"op": op, "name": name, "inputs": inputs, "attrs": attrs})
         return len(simplified) - 1
 
-    for node, node_varies in zip(nodes, varies):
-        name, inputs = node["name"], [[places[s], *rest] for s, *rest in node["inputs"]]
-        attrs = node.get("attrs") or {}
-        if not node_varies:
-            places.append(add("null", name, [], {}))
-        elif node["op"] == "Reshape":
-            places.append(add("Reshape", name, inputs, {"shape": shape_of(name)}))
-        elif node["op"] == "dot" and len(parameters[nodes[node["inputs"][1][0]]["name"]].shape) > 2:
+    def add_constant(name: str, array: mx.nd.NDArray) -> int:
+        place = add("null", name, [], {})
+        kept[simplified[place]["name"]] = array
+        return place
+
+    for place, node in enumerate(nodes):
+        name, attrs = node["name"], node.get("attrs") or {}
+        if place in constant:
+            new[place] = add_constant(name, constant[place])
+        if not varies[place]:
+            continue
+        inputs = [[new[source], *rest] for source, *rest in node["inputs"]]
+        right = constant.get(node["inputs"][1][0]) if node["op"] == "dot" else None
+        if node["op"] == "Reshape":
+            new[place] = add("Reshape", name, inputs, {"shape": shape_of(place)})
+        elif right is not None and right.ndim > 2:
             # (B, K) · (K, …) -> (B, …), by a matrix (K, …)
-            matrix = parameters[nodes[node["inputs"][1][0]]["name"]]
-            parameters[f"{name}_matrix"] = matrix.reshape((matrix.shape[0], -1))
-            right = add("null", f"{name}_matrix", [], {})
-            product = add("dot", f"{name}_product", [inputs[0], [right, 0, 0]], attrs)
-            places.append(add("Reshape", name, [[product, 0, 0]], {"shape": shape_of(name)}))
+            matrix = add_constant(f"{name}_matrix", right.reshape((right.shape[0], -1)))
+            product = add("dot", name, [inputs[0], [matrix, 0, 0]], attrs)
+            new[place] = add("Reshape", name, [[product, 0, 0]], {"shape": shape_of(place)})
         else:
-            places.append(add(node["op"], name, inputs, attrs))
-    heads = [[places[place], *rest] for place, *rest in graph["heads"]]
+            new[place] = add(node["op"], name, inputs, {} if node["op"] == "null" else attrs)
+    heads = [[new[place], *rest] for place, *rest in graph["heads"]]
     leaves = [place for place, node in enumerate(simplified) if node["op"] == "null"]
     graph = {"nodes": simplified, "arg_nodes": leaves, "heads": heads, "attrs": graph["attrs"]}
     symbol = mx.sym.load_json(json.dumps(graph))
-    return symbol, {name: parameters[name] for name in symbol.list_inputs() if name != "data"}
+    return symbol, {name: kept[name] for name in symbol.list_inputs() if name != "data"}
 
 
-def _shapes(
-    symbol: mx.sym.Symbol, parameters: Parameters, image_shape: tuple[int, ...]
-) -> Callable[[str], str]:
-    """The shapes of nodes by name, as a Reshape has them, with -1 for what the batch decides."""
-    internals = symbol.get_internals()
-    owned = {n: parameters[n].shape for n in symbol.list_inputs() if n != "data"}
-    shapes = [
-        dict(
-            zip(
-                internals.list_outputs(),
-                internals.infer_shape(data=(batch, *image_shape), **owned)[1],
-            )
-        )
-        for batch in (2, 3)
-    ]
-
-    def shape_of(name: str) -> str:
-        sizes = zip(*(of_batch[f"{name}_output"] for of_batch in shapes))
-        sizes = tuple(-1 if size != other else size for size, other in sizes)
-        if sizes.count(-1) > 1:
-            raise ValueError(f"{name}: expected one mode to depend on the batch, got {sizes}")
-        return str(sizes)
-
-    return shape_of
+def _first_outputs(nodes: list[dict], outputs: list[str]) -> list[int]:
+    """The place of each node's first output among those of all nodes, which come in order."""
+    first, at = [], 0
+    for node in nodes:
+        first.append(at)
+        at += 1
+        while node["op"] != "null" and at < len(outputs):
+            if outputs[at] != f"{node['name']}_output{at - first[-1]}":
+                break
+            at += 1
+    return first
 
 
-def _values_of(names: list[str], symbol: mx.sym.Symbol, parameters: Parameters) -> Parameters:
-    """Values of nodes that depend on parameters only."""
-    names = [name for name in names if name not in parameters]
-    if not names:
-        return {}
-    internals = symbol.get_internals()
-    group = mx.sym.Group([internals[f"{name}_output"] for name in names])
-    outputs = mx.nd.CachedOp(group)(*(parameters[name] for name in group.list_inputs()))
-    return dict(zip(names, outputs if isinstance(outputs, list) else [outputs]))
+def _values(symbols: list[mx.sym.Symbol], parameters: Parameters) -> list[mx.nd.NDArray]:
+    """Values of symbols that depend on parameters only."""
+    if not symbols:
+        return []
+    group = mx.sym.Group(symbols)
+    values = mx.nd.CachedOp(group)(*(parameters[name] for name in group.list_inputs()))
+    return values if isinstance(values, list) else [values]
 
 
 def _finish(model, out_shape: tuple[int, ...]) -> None:
@@ -326,6 +330,8 @@ def _compare(session, network: HybridBlock, images: np.ndarray) -> None:
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to, which becomes ``path`` once that is done."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(ENOENT, "there is no such folder", str(path.parent))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside

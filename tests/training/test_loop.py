@@ -10,7 +10,7 @@ from training.helpers import CPU, parameters, recipe, run, small_network
 
 from trnet.data import Request
 from trnet.data.arrays import Part, from_arrays, shift_and_flip
-from trnet.errors import UserError
+from trnet.errors import Diverged, UserError
 from trnet.models import build_network
 from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
@@ -129,3 +129,18 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run(blobs, tmp_path):
     with pytest.raises(UserError, match=r"lower train\.learning_rate, which is 1e\+30"):
         run(small_network(), blobs, tmp_path, recipe(learning_rate=1e30))
     assert checkpoint.latest(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.parametrize("way", ["loss", "factors"])
+def test_a_divergence_is_named_in_one_line(way, blobs, tmp_path, monkeypatch):
+    """By a loss that is not finite, or by factors whose Gram matrix has no inverse."""
+
+    def broken(self, ignore_stale_grad=False):
+        bias = self._params[-1]
+        rows = mx.nd.full((2, 2), np.nan) if way == "loss" else mx.nd.zeros((2, 2))
+        bias.set_data(bias.data() + mx.nd.linalg.inverse(rows).sum())
+
+    monkeypatch.setattr("trnet.optimize.Trainer._update", broken)
+    with pytest.raises(Diverged, match=r"^[^\n]*no longer finite in epoch 1; lower [^\n]* 0\.1$"):
+        run(small_network(), blobs, tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
 from math import prod
 from numbers import Real
 
@@ -9,9 +12,11 @@ import numpy as np
 from mxnet.gluon import nn
 
 from trnet.layers.block import TensorBlock, shape_text
+from trnet.tensor import fitting
 from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.contraction import Product
 from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS, Factorization, Rank, is_integer
+from trnet.tensor.fitting import Fit
 from trnet.tensor.initial import dense_std
 from trnet.tensor.plan import Step
 
@@ -187,7 +192,13 @@ class TRL(TensorBlock):
         """The exact rank, or as it was given while ``in_shape`` is not known."""
         return self._rank if self._factorization is None else self._factorization.rank
 
-    def init_from_dense(self, dense: nn.Dense, pooled_modes: tuple[int, ...] | None = None) -> None:
+    def init_from_dense(
+        self,
+        dense: nn.Dense,
+        pooled_modes: tuple[int, ...] | None = None,
+        data: Sequence | None = None,
+        weigh_classes: bool = False,
+    ) -> Fit:
         """Start as a trained dense layer: its weight, decomposed at this rank, and its bias.
 
         Exact at full rank. An activation of the dense layer is the caller's to keep.
@@ -199,12 +210,24 @@ class TRL(TensorBlock):
         pooled_modes : tuple of int, optional
             Modes, from 1, over which average pooling stood before the dense layer, where the form
             supports pooling, as Tucker does. By default those given to the constructor.
+        data : sequence of NDArray, optional
+            Inputs of this layer, batches (batch, I1, …, IN): what it sees in the trained network.
+            The outputs for them are then met as closely as possible, and not the bare weight; see
+            :mod:`trnet.tensor.fitting`. It is gone through several times.
+        weigh_classes : bool
+            With ``data``, whether outputs are compared as the softmax sees them, by its Fisher
+            matrix: for a layer that gives class scores.
+
+        Returns
+        -------
+        Fit
+            How close the layer is: relative errors of the weight and, with ``data``, the outputs.
 
         Raises
         ------
         ValueError
             For a dense layer of another shape, with a weight that is not finite, or with a bias
-            where this layer has none.
+            where this layer has none; for data of another shape.
         """
         in_shape = self._known_in_shape()
         if pooled_modes is None:
@@ -219,19 +242,48 @@ class TRL(TensorBlock):
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
         self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
         self._factorization, self._pooled_modes = form, pooled_modes
-        weight = _values(dense.weight)
-        if not np.isfinite(weight).all():
+        matrix = _values(dense.weight)
+        if not np.isfinite(matrix).all():
             self._error("dense: expected a weight of finite values, got NaN or infinity")
-        arrays = form.decompose(weight.T.reshape(*kept, self._units))
+        weight = matrix.T.reshape(*kept, self._units)
+        bias = _values(dense.bias) if dense.bias is not None else np.zeros(self._units)
+        output_error = math.nan
+        with self._naming_layer():
+            if data is None:
+                arrays = form.decompose(weight)
+            else:
+                arrays, change, output_error = fitting.fit(
+                    form,
+                    weight,
+                    bias,
+                    partial(self._checked_samples, data),
+                    "bias" in self._reg_params,
+                    weigh_classes,
+                )
+                bias = bias + change
         if "bias" in self._reg_params:
-            arrays["bias"] = (
-                _values(dense.bias) if dense.bias is not None else np.zeros(self._units)
-            )
+            arrays["bias"] = bias
         if self._weight_norm:
             for name in filter(_has_length, self._factor_names()):
                 arrays[_length(name)] = column_lengths(arrays[name])
         for name, values in arrays.items():
             self._assign(self._reg_params[name], values, dense.weight.list_ctx())
+        return Fit(self._weight_error(weight, pooled_modes), output_error)
+
+    def _checked_samples(self, data: Sequence) -> Iterator[np.ndarray]:
+        for batch in data:
+            if tuple(batch.shape[1:]) != self._in_shape:
+                raise ValueError(
+                    f"data: expected batches of {self._in_shape}, got one of {batch.shape[1:]}"
+                )
+            yield as_numpy(batch)
+
+    def _weight_error(self, weight: np.ndarray, pooled_modes: tuple[int, ...]) -> float:
+        """‖W − Ŵ‖ / ‖W‖, over pooled modes of their sum."""
+        ours = as_numpy(self.to_dense_weight()).T.reshape(*self._in_shape, self._units)
+        ours = ours.sum(axis=tuple(mode - 1 for mode in pooled_modes))
+        norm = np.linalg.norm(weight)
+        return float(np.linalg.norm(ours - weight) / norm) if norm else float(np.any(ours))
 
     def to_dense_weight(self):
         """The equal dense weight, (units, I1·…·IN).

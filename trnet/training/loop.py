@@ -6,13 +6,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 from mxnet import autograd, gluon
+from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock
 
 from trnet.config import Train
@@ -36,6 +38,7 @@ _UPDATED_AT_ONCE, _LARGE = 16, 2**16
 # How far, in batches and in bytes of images, Python may run ahead of the computation. Waiting for
 # every batch costs a small network a fifth of its time.
 _BATCHES_AHEAD, _BYTES_AHEAD = 16, 2**22
+_SINGULAR = "the input matrix is non-convertible"  # MXNet's, of a matrix without an inverse
 
 
 def train(
@@ -117,13 +120,16 @@ def train(
         mx.random.seed(int(dropout_seed.generate_state(1)[0]))
         batches = source.train(recipe.batch_size, (seed, epoch))
         rates = map(schedule, count((epoch - 1) * steps))
-        sums = train_epoch(
-            network, trainer, loss, batches, rates, batch_size, compute, progress, recipe
-        )
-        n_images, total_loss = workers.sum(sums).tolist()
-        seconds = time.perf_counter() - begin
-        _share_statistics(network, workers)
-        scores = evaluate(network, source, classes, recipe.batch_size, compute)
+        with _divergence_named(folder, epoch, recipe):
+            sums = train_epoch(
+                network, trainer, loss, batches, rates, batch_size, compute, progress, recipe
+            )
+            n_images, total_loss = workers.sum(sums).tolist()
+            seconds = time.perf_counter() - begin
+            _share_statistics(network, workers)
+            scores = evaluate(network, source, classes, recipe.batch_size, compute)
+            if not math.isfinite(total_loss + scores.loss):
+                raise FloatingPointError
         row = {
             "epoch": epoch,
             "learning_rate": trainer.learning_rate,
@@ -132,17 +138,26 @@ def train(
             "images_per_second": n_images / seconds,
             "seconds": time.perf_counter() - begin,
         }
-        if not math.isfinite(total_loss + scores.loss):
-            raise Diverged(
-                f"{folder}: the loss is no longer finite in epoch {epoch}; "
-                f"lower train.learning_rate, which is {recipe.learning_rate:g}"
-            )
         metrics.append(row)
         if workers.writes:
             checkpoint.save(folder / "checkpoints", network, trainer, metrics)
             _write_metrics(folder, metrics)
         progress.epoch(row)
     return metrics
+
+
+@contextmanager
+def _divergence_named(folder: Path, epoch: int, recipe: Train) -> Iterator[None]:
+    """Say in one line that a training diverges, by its loss or by factors beyond all scaling."""
+    try:
+        yield
+    except (FloatingPointError, MXNetError) as error:
+        if isinstance(error, MXNetError) and _SINGULAR not in str(error):
+            raise
+        raise Diverged(
+            f"{folder}: the loss is no longer finite in epoch {epoch}; "
+            f"lower train.learning_rate, which is {recipe.learning_rate:g}"
+        ) from None
 
 
 def train_epoch(

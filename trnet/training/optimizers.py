@@ -16,6 +16,8 @@ from mxnet.gluon import Parameter
 from trnet.config import Train
 from trnet.tensor.backend import mx
 
+_WIDTH = 2**14  # elements whose squares BLAS adds at once
+
 
 def sgd(recipe: Train) -> mx.optimizer.Optimizer:
     """Stochastic gradient descent with momentum."""
@@ -106,9 +108,17 @@ def clip_gradients(parameters: Iterable[Parameter], limit: float) -> None:
 
 def _squared_norm(array: mx.nd.NDArray) -> mx.nd.NDArray:
     # MXNet's multi_sum_sq and norm add the squares one by one on a CPU: of 4e7 elements they lose
-    # a tenth. BLAS does not.
+    # a tenth. BLAS adds several sums, on some processors too few for that many elements.
     vector = array.astype("float32", copy=False).reshape((-1,))
-    return mx.nd.dot(vector, vector)  # (1,)
+    n_rows = vector.size // _WIDTH
+    parts = []
+    if n_rows > 0:
+        rows = vector[: n_rows * _WIDTH].reshape((n_rows, 1, _WIDTH))
+        parts.append(mx.nd.batch_dot(rows, rows, transpose_b=True).sum().reshape((1,)))
+    if vector.size % _WIDTH:
+        rest = vector[n_rows * _WIDTH :]
+        parts.append(mx.nd.dot(rest, rest).reshape((1,)))
+    return mx.nd.add_n(*parts)  # (1,)
 
 
 def _like(scale: mx.nd.NDArray, array: mx.nd.NDArray) -> mx.nd.NDArray:

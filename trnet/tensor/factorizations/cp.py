@@ -137,6 +137,23 @@ class CP(Factorization):
         terms = self._exact_terms(weight) or self._fit(weight)
         return dict(zip(self.parameter_shapes, als.normalised(terms)))
 
+    def mode_parameter(self, mode: int) -> tuple[str, int]:
+        return f"factor{mode}", 0
+
+    def latent(self, parameters: Arrays, x: np.ndarray) -> np.ndarray:
+        first, *others, _ = parameters.values()
+        x = np.tensordot(x, first, axes=(1, 0))  # (batch, I2, …, IN, R)
+        for factor in others:
+            x = np.einsum("bi...r,ir->b...r", x, factor)
+        return x
+
+    def output_map(self, parameters: Arrays) -> np.ndarray:
+        return list(parameters.values())[-1]
+
+    def corrected(self, parameters: Arrays, change: np.ndarray, metric: np.ndarray | None):
+        last = list(parameters)[-1]
+        return {**parameters, last: parameters[last] + change}
+
     def _exact_terms(self, weight: np.ndarray) -> list[np.ndarray] | None:
         """One term per fibre along the longest mode, where the rank allows that many."""
         longest = int(np.argmax(self.shape))

@@ -159,6 +159,23 @@ class TensorTrain(Factorization):
             cores = [core.asnumpy() for core in train]
         return dict(zip(self.parameter_shapes, cores))
 
+    def mode_parameter(self, mode: int) -> tuple[str, int]:
+        return f"core{mode}", 1
+
+    def latent(self, parameters: Arrays, x: np.ndarray) -> np.ndarray:
+        *cores, _ = parameters.values()
+        x = x[:, None]  # (batch, r(k-1), Ik, …, IN)
+        for core in cores:
+            x = np.moveaxis(np.tensordot(x, core, axes=((1, 2), (0, 1))), -1, 1)
+        return x
+
+    def output_map(self, parameters: Arrays) -> np.ndarray:
+        return list(parameters.values())[-1][:, :, 0].T
+
+    def corrected(self, parameters: Arrays, change: np.ndarray, metric: np.ndarray | None):
+        last = list(parameters)[-1]
+        return {**parameters, last: parameters[last] + change.T[:, :, None]}
+
     @property
     def _components(self) -> int:
         return self.rank[-1]

@@ -135,6 +135,25 @@ class Tucker(Factorization):
             return {name: self._with_pooling(name, unpooled.get) for name in self.parameter_shapes}
         return dict(zip(self.parameter_shapes, hooi(weight, self.rank)))
 
+    def mode_parameter(self, mode: int) -> tuple[str, int]:
+        return f"factor{mode}", 0
+
+    def latent(self, parameters: Arrays, x: np.ndarray) -> np.ndarray:
+        _, *factors, _ = parameters.values()
+        for factor in factors:  # the first mode after the batch is contracted, and put last
+            x = np.tensordot(x, factor, axes=(1, 0))
+        return x.reshape(len(x), -1)
+
+    def output_map(self, parameters: Arrays) -> np.ndarray:
+        core, *_, output = parameters.values()
+        return output @ core.reshape(-1, self.rank[-1]).T
+
+    def corrected(self, parameters: Arrays, change: np.ndarray, metric: np.ndarray | None):
+        core, *_, output = parameters.values()
+        weighted = output.T if metric is None else output.T @ metric
+        by_core = np.linalg.lstsq(weighted @ output, weighted @ change, rcond=None)[0]
+        return {**parameters, "core": core + by_core.T.reshape(core.shape)}
+
     def draw(self, name: str, weight_std: float) -> np.ndarray:
         if self.pooled_modes:
             return self._with_pooling(name, lambda name: self._unpooled.draw(name, weight_std))
