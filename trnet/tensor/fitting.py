@@ -57,7 +57,7 @@ def fit(
     bias : array
         (O,).
     batches : callable
-        Gives the samples anew at each call, as batches (batch, I1, …, IN).
+        Gives all samples at each call, as batches (batch, I1, …, IN).
     centred : bool
         Whether a bias takes up the mean of what is left.
     weigh_classes : bool
