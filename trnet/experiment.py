@@ -248,14 +248,13 @@ def score(
     UserError
         For a path that is neither, and for data that cannot be loaded.
     """
-    moved = () if root is None else (f"dataset.root={json.dumps(root)}",)
     if path.suffix in (".onnx", ".json"):
-        config, network = _exported(path, moved)
+        config, network = _exported(path, _moved(root))
         dataset, epoch, contexts = find_dataset(config), None, [mx.cpu()]
     elif path.is_file():
         raise UserError(f"{path}: expected a run folder, an .onnx or a -symbol.json file")
     else:
-        config = configs.load(path / "config.yaml", moved)
+        config = configs.load(path / "config.yaml", _moved(root))
         dataset = find_dataset(config)
         network, epoch = _trained(config, dataset, path, which, contexts)
         network.hybridize(static_alloc=True)
@@ -263,6 +262,11 @@ def score(
     compute = Compute(contexts)
     scores = evaluate(network, source, dataset.classes, config.train.batch_size, compute)
     return config, epoch, scores
+
+
+def _moved(root: str | None) -> tuple[str, ...]:
+    """What overrides a run's config where its data have moved."""
+    return () if root is None else (f"dataset.root={json.dumps(root)}",)
 
 
 def _exported(path: Path, overrides: Sequence[str]) -> tuple[Config, Callable]:
@@ -305,8 +309,7 @@ def export(
     UserError
         For a run that has no checkpoint yet, and for a network that ONNX cannot express.
     """
-    moved = () if root is None else (f"dataset.root={json.dumps(root)}",)
-    config = configs.load(folder / "config.yaml", moved)
+    config = configs.load(folder / "config.yaml", _moved(root))
     dataset = find_dataset(config)
     network, _ = _trained(config, dataset, folder, which, [mx.cpu()])
     network = fold(network) if folds else network

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod
 from numbers import Integral, Real
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar, NoReturn, Union
 
 import numpy as np
 
@@ -136,24 +136,27 @@ class Factorization(ABC):
     def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters closest to a full weight (I1, …, IN, O); exact at full rank."""
 
+    def _refuse_data(self) -> NoReturn:
+        raise ValueError(f"data: expected none, since {self.title} has no fit to data")
+
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         """The parameter with mode ``mode`` of W, from 1, and its axis; for a fit to data."""
-        raise ValueError(f"data: expected none, since {self.title} has no fit to data")
+        self._refuse_data()
 
     def latent(self, parameters: Arrays, x: np.ndarray) -> np.ndarray:
         """Latent features (batch, L) of samples (batch, I1, …, IN), which the last map takes."""
-        raise ValueError(f"data: expected none, since {self.title} has no fit to data")
+        self._refuse_data()
 
     def output_map(self, parameters: Arrays) -> np.ndarray:
         """The last map (O, L), from the latent features to the outputs."""
-        raise ValueError(f"data: expected none, since {self.title} has no fit to data")
+        self._refuse_data()
 
     def corrected(self, parameters: Arrays, change: np.ndarray, metric: np.ndarray | None):
         """Parameters whose last map is changed by (O, L), as closely as the form allows.
 
         Closely in the ``metric`` (O, O) of the outputs, where one is given.
         """
-        raise ValueError(f"data: expected none, since {self.title} has no fit to data")
+        self._refuse_data()
 
     def scaled_gradients(
         self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
