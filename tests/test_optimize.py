@@ -117,6 +117,52 @@ def test_the_step_of_the_weight_depends_on_the_weight_alone(form, scale):
     assert np.linalg.norm(got - expected) < TOLERANCES[form] * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("momentum", [0, 0.9])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_step_turns_a_factor_far(form, momentum, dtype):
+    """At a rate of 100 as at a low one, but by 0.3 rad, less what momentum will add."""
+    x, head = normal(8, *IN_SHAPE, dtype=dtype), normal(8, UNITS, dtype=dtype)
+    moved = {}
+    for rate in (1e-4, 100):
+        mx.random.seed(0)
+        layer = trl(form, dtype=dtype)
+        settings = {"learning_rate": rate, "momentum": momentum}
+        before = factors(layer)
+        backward(layer, x, head)
+        Trainer(layer.collect_params(), "sgd", settings).step(8)
+        moved[rate] = {name: value - before[name] for name, value in factors(layer).items()}
+    for name, slow in moved[1e-4].items():
+        fast, length = moved[100][name], np.linalg.norm(before[name])
+        expected = np.linalg.norm(slow) * 1e6
+        if name != layer.factorization.scale_name(3):
+            assert expected > length
+            expected = 0.3 * (1 - momentum) * length
+        assert np.linalg.norm(fast) == pytest.approx(expected, rel=2e-3)
+        cosine = np.sum(fast * slow) / np.linalg.norm(fast) / np.linalg.norm(slow)
+        assert cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_the_limit_follows_a_users_multiplier(form):
+    layer = trl(form)
+    layer.collect_params().setattr("lr_mult", 50)
+    before = factors(layer)
+    backward(layer, 100 * normal(8, *IN_SHAPE), normal(8, UNITS))
+    Trainer(layer.collect_params(), "sgd", {"learning_rate": 2}).step(8)
+    name = next(name for name in before if name != layer.factorization.scale_name(3))
+    turn = np.linalg.norm(factors(layer)[name] - before[name]) / np.linalg.norm(before[name])
+    assert turn == pytest.approx(0.3, rel=1e-3)
+
+
+def test_a_factor_of_zero_learns(form):
+    layer = trl(form)
+    name = next(iter(set(factors(layer)) - {layer.factorization.scale_name(3)}))
+    parameter = layer.collect_params()[layer.prefix + name]
+    parameter.set_data(mx.nd.zeros_like(parameter.data()))
+    backward(layer, normal(8, *IN_SHAPE), normal(8, UNITS))
+    Trainer(layer.collect_params(), "sgd", {"learning_rate": 10}).step(8)
+    assert 0.01 < np.linalg.norm(parameter.data().asnumpy()) < 0.31
+
+
 def test_pooled_modes_step_as_pooling_and_a_dense_layer():
     layer = trl("tucker", rank=(4, 1, 1, 3), pooled_modes=(2, 3))  # full rank after the pooling
     pooled = nn.Dense(UNITS, in_units=4, dtype="float64")

@@ -17,6 +17,7 @@ from mxnet import gluon
 
 from trnet.layers import TRL
 from trnet.tensor.backend import mx
+from trnet.tensor.scaling import LARGEST_TURN, limited
 
 
 class Trainer(gluon.Trainer):
@@ -73,13 +74,20 @@ class Trainer(gluon.Trainer):
         raw = {}
         try:
             for scaling in self._current_scalings():
-                scaled = scaling()
+                scaled = scaling(self._lasting_rate)
                 for parameter, arrays in zip(scaling.trained, scaled):
                     raw[parameter], parameter._grad = parameter._grad, arrays
             super()._update(ignore_stale_grad)
         finally:
             for parameter, arrays in raw.items():
                 parameter._grad = arrays
+
+    @property
+    def _lasting_rate(self) -> float:
+        """What a summed gradient is multiplied by in the end, with all the momentum it leaves."""
+        optimizer = self._optimizer
+        rate = optimizer.learning_rate * optimizer.rescale_grad
+        return rate / (1 - getattr(optimizer, "momentum", 0.0))
 
     def _current_scalings(self) -> Iterator[Scaling]:
         """One scaling per TRL that has trained factors, which may differ from step to step."""
@@ -120,12 +128,17 @@ class Scaling:
         wide = "float32" if dtype == "float16" else dtype
         values = {name: mx.sym.var(name) for name in factors}
         gradients = {names[parameter]: mx.sym.var(f"d_{names[parameter]}") for parameter in trained}
-        scaled = layer.factorization.scaled_gradients(
-            mx.sym,
-            _cast(values, dtype, wide),
-            _cast(gradients, dtype, wide),
-            partial(self._constant, wide),
-        )
+        constant = partial(self._constant, wide)
+        rate = constant(np.zeros((1, 1)))  # the first one, which changes with the learning rate
+        form, wide_values = layer.factorization, _cast(values, dtype, wide)
+        wide_gradients = _cast(gradients, dtype, wide)
+        scaled = form.scaled_gradients(mx.sym, wide_values, wide_gradients, constant)
+        # W is linear in the parameter of its scale, so its step is exact, at any length.
+        scale = form.scale_name(len(form.shape) - 1)
+        turning = {name: step for name, step in scaled.items() if name != scale}
+        if turning:
+            steps = limited(mx.sym, turning, wide_values, rate, constant, wide)
+            scaled = {**scaled, **steps}
         scaled = _cast(scaled, wide, dtype)
         graph = mx.sym.Group([scaled[names[parameter]] for parameter in trained])
 
@@ -144,13 +157,16 @@ class Scaling:
         self._constants[name] = array.astype(dtype)
         return mx.sym.var(name)
 
-    def __call__(self) -> list[list]:
-        """The scaled gradient of each trained parameter, on every device."""
+    def __call__(self, rate: float) -> list[list]:
+        """The scaled gradient of each trained parameter, on every device, for a learning rate."""
+        rate *= max(parameter.lr_mult for parameter in self.trained) / LARGEST_TURN
         on_devices = []
         for device in self.trained[0].list_ctx():
             arrays = [parameter.data(device) for parameter in self._factors]
             arrays += [parameter.grad(device) for parameter in self.trained]
-            arrays = [array.as_nd_ndarray() for array in arrays] + self._constants_on(device)
+            constants = self._constants_on(device)
+            constants[0][:] = rate**2
+            arrays = [array.as_nd_ndarray() for array in arrays] + constants
             outputs = self._run(*(arrays[place] for place in self._places))
             outputs = outputs if isinstance(outputs, list) else [outputs]
             if self._is_numpy:

@@ -15,13 +15,20 @@ copies it, always start threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
+
+import numpy as np
 
 # Added to Gram matrices before they are inverted, in proportion to the mean eigenvalue of those
 # that carry W's scale. It bounds how far a step is stretched, by 1 / (2 √DAMPING), where W is
 # almost of a lower rank.
 DAMPING = 1e-3
 TINY = 1e-12  # the same for a weight of zero, whose gradients are zero, too
+
+# How far a step turns a factor, in radians and with all the momentum that it leaves. The step is
+# W's to first order only: a factor that turns further grows, and with it what momentum moves.
+LARGEST_TURN = 0.3
 
 
 def gram(F, factor, identity, weight: float = 1.0):
@@ -61,3 +68,41 @@ def add_scaled(F, matrix, other, number, rank: int):
     """A + c B, for matrices (R, R) and a number (1, 1)."""
     matrix, other = (F.reshape(each, shape=(-1, 1)) for each in (matrix, other))
     return F.reshape(F.linalg.gemm(other, number, matrix), shape=(rank, rank))
+
+
+def limited(F, steps: dict, factors: dict, rate, constant: Callable, dtype: str) -> dict:
+    """Steps that turn no factor Uk by more than τ: ΔUk min(1, τ ‖Uk‖ / (η ‖ΔUk‖)).
+
+    As LARS limits a layer's (You, Gitman and Ginsburg, arXiv 1708.03888). Norms below that of one
+    unit column count as one, so that a factor of zero can grow.
+
+    Parameters
+    ----------
+    F : module
+        ``mxnet.nd`` or ``mxnet.sym``.
+    steps, factors : dict of str to array
+        By names; a factor for every step.
+    rate : array (1, 1)
+        (η / τ)², for a learning rate η.
+    constant : callable
+        Makes an array or symbol of a NumPy array.
+    dtype : str
+        That of all of them.
+    """
+    count = len(steps)
+    arrays = [*(factors[name] for name in steps), *steps.values()]
+    squares = F.BlockGrad(F.multi_sum_sq(*arrays, num_arrays=2 * count))  # in float32
+    if dtype != "float32":
+        squares = F.cast(squares, dtype=dtype)
+    squares = F.reshape(squares, shape=(1, -1))
+    which = np.eye(2 * count)
+    norms = F.dot(squares, constant(which[:, :count]))  # (1, K)
+    lengths = F.dot(squares, constant(which[:, count:]))
+    turns = F.dot(rate, F.broadcast_div(lengths, F.maximum(norms, 1.0)))
+    shares = F.rsqrt(F.maximum(turns, 1.0))
+    limited = {}
+    for (name, step), column in zip(steps.items(), np.eye(count)):
+        share = F.dot(shares, constant(column[:, None]))  # (1, 1)
+        flat = F.dot(F.reshape(step, shape=(-1, 1)), share)
+        limited[name] = F.reshape_like(flat, step)
+    return limited
