@@ -28,8 +28,8 @@ class Trainer(gluon.Trainer):
     of ``Parameter.grad()`` keep the gradients that ``backward`` left there. A parameter with
     ``grad_req="null"`` is frozen, and the others then move W as well as they can without it.
 
-    A step is the dense layer's to first order. So one that would turn a factor by more than 0.3 rad,
-    its momentum included, is shortened: see :func:`trnet.tensor.scaling.limited`.
+    A step is the dense layer's to first order. So one that would turn a factor by more than 0.3
+    rad, its momentum included, is shortened: see :func:`trnet.tensor.scaling.limited`.
 
     Parameters
     ----------

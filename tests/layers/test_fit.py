@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet.gluon import nn
 
-from trnet import TRL
+from trnet import TCL, TRL
 
 IN_SHAPE, UNITS = (12, 4, 3), 5
 FORMS = {
@@ -136,3 +136,53 @@ def test_data_are_taken_as_a_network_gives_them():
     fit = trl.init_from_dense(dense, data=data)
     batches = [batch.asnumpy() for batch in data]
     assert fit.output_error == pytest.approx(error(trl, dense, batches), rel=1e-3)
+
+
+def contracted(rank: tuple[int, ...], **arguments) -> tuple[TCL, nn.Dense]:
+    """A TCL and the dense layer on what it gives."""
+    following = nn.Dense(UNITS, in_units=int(np.prod(rank)), use_bias=arguments.pop("dense_bias"))
+    return TCL(rank, IN_SHAPE, **arguments), following
+
+
+@pytest.mark.parametrize("dense_bias", [False, True])
+@pytest.mark.parametrize("with_data", [False, True])
+def test_a_tcl_and_a_dense_layer_start_as_one(with_data, dense_bias):
+    batches, dense = activations(), dense_layer(144, dense_bias)
+    data = [mx.nd.array(batch) for batch in batches] if with_data else None
+    tcl, following = contracted(IN_SHAPE, dense_bias=dense_bias, use_bias=True)
+    fit = tcl.init_from_dense(dense, following, data=data)
+    both = nn.HybridSequential()
+    both.add(tcl, following)
+    assert error(both, dense, batches) < 1e-4
+    assert fit.weight_error < 1e-3
+
+
+def test_a_tcl_meets_outputs_better_with_data():
+    batches, dense = activations(), dense_layer(144)
+    data, found = [mx.nd.array(batch) for batch in batches], {}
+    for given in (None, data):
+        tcl, following = contracted((5, 2, 2), dense_bias=True)
+        fit = tcl.init_from_dense(dense, following, data=given)
+        both = nn.HybridSequential()
+        both.add(tcl, following)
+        found[given is None] = error(both, dense, batches)
+        weight = following.weight.data().asnumpy() @ tcl.to_dense_weight().asnumpy()
+        trained = dense.weight.data().asnumpy()
+        relative = np.linalg.norm(weight - trained) / np.linalg.norm(trained)
+        assert fit.weight_error == pytest.approx(relative, rel=1e-4)
+    assert fit.output_error == pytest.approx(found[False], rel=1e-3)
+    assert found[False] < 0.8 * found[True]
+
+
+@pytest.mark.parametrize(
+    ("dense", "following", "said"),
+    [
+        ((143, True), (20, True), ("dense", "(5, 144)", "(5, 143)")),
+        ((144, True), (21, True), ("following", "(5, 20)", "(5, 21)")),
+        ((144, True), (20, False), ("dense, following", "a bias in both or in neither")),
+    ],
+)
+def test_dense_layers_that_do_not_fit_a_tcl_are_refused(dense, following, said, refusal):
+    tcl = TCL((5, 2, 2), IN_SHAPE)
+    layers = dense_layer(*dense), dense_layer(*following)
+    refusal(lambda: tcl.init_from_dense(*layers), tcl.name, *said)

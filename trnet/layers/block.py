@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
-from mxnet.gluon import HybridBlock
+from mxnet.gluon import HybridBlock, nn
 
 from trnet.layers.tracing import shape_in_trace
-from trnet.tensor.backend import is_np_array, mx, tensorly_scope
+from trnet.tensor.backend import as_numpy, is_np_array, mx, tensorly_scope
 from trnet.tensor.contraction import Product, contract, shortened
 from trnet.tensor.factorizations import is_integer
 from trnet.tensor.plan import CONSTANT, TRAINING, Plan, Step
@@ -264,6 +264,22 @@ class TensorBlock(HybridBlock):
         array = mx.nd.array(values, dtype=parameter.dtype)
         parameter.set_data(array.as_np_ndarray() if is_np_array() else array)
 
+    def _checked_samples(self, data: Sequence) -> Iterator[np.ndarray]:
+        """Inputs of the layer, in batches (batch, I1, …, IN)."""
+        for batch in data:
+            if tuple(batch.shape[1:]) != self._in_shape:
+                raise ValueError(
+                    f"data: expected batches of {self._in_shape}, got one of {batch.shape[1:]}"
+                )
+            yield as_numpy(batch)
+
+    def _finite_weight(self, dense: nn.Dense) -> np.ndarray:
+        """A trained dense layer's weight (O, I)."""
+        matrix = values_of(dense.weight)
+        if not np.isfinite(matrix).all():
+            self._error("dense: expected a weight of finite values, got NaN or infinity")
+        return matrix
+
     @contextmanager
     def _naming_layer(self) -> Iterator[None]:
         """Name the layer in an error of the algebra."""
@@ -357,6 +373,14 @@ class FactorInitializer(mx.init.Initializer):
     def _init_weight(self, desc, array) -> None:
         values = self.layer._initial_values(self._name, desc.global_init)
         array[:] = values.astype(array.dtype)
+
+
+def values_of(parameter) -> np.ndarray:
+    """A parameter's values, shared where they can be; float16, too coarse, as float32."""
+    # oneDNN changes the weight's layout in place, in a forward pass that may still be running.
+    mx.nd.waitall()
+    array = parameter.data(parameter.list_ctx()[0])
+    return as_numpy(array.astype("float32") if array.dtype == np.float16 else array)
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:

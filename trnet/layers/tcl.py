@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import partial
 from math import prod
 
 import numpy as np
+from mxnet.gluon import nn
 
-from trnet.layers.block import TensorBlock, shape_text
+from trnet.layers.block import TensorBlock, shape_text, values_of
 from trnet.tensor.backend import mx
 from trnet.tensor.contraction import Product, tcl_products
-from trnet.tensor.factorizations import check_rank, is_integer
+from trnet.tensor.factorizations import Tucker, check_rank, is_integer
+from trnet.tensor.fitting import Fit, fit, relative_error
 from trnet.tensor.initial import dense_std, orthonormal, share_of_scale
 from trnet.tensor.plan import Step, plan
 
@@ -95,6 +100,75 @@ class TCL(TensorBlock):
     def rank(self) -> tuple[int, ...]:
         """(R1, …, RN)."""
         return self._rank
+
+    def init_from_dense(
+        self, dense: nn.Dense, following: nn.Dense, data: Sequence | None = None
+    ) -> Fit:
+        """Start this layer and the dense layer that follows it as one trained dense layer.
+
+        Its weight W (I1, …, IN, O) is decomposed to G ×1 V1ᵀ … ×N VNᵀ, a Tucker form without a
+        factor for the outputs: Vk are this layer's, and G (R1, …, RN, O) is the weight of the dense
+        layer that follows. Exact at full rank. An activation is the caller's to keep.
+
+        Parameters
+        ----------
+        dense : nn.Dense
+            The trained layer: O units, on the flattened input I1·…·IN.
+        following : nn.Dense
+            O units, on the flattened output R1·…·RN.
+        data : sequence of NDArray, optional
+            Inputs of this layer, as in :meth:`trnet.TRL.init_from_dense`.
+
+        Returns
+        -------
+        Fit
+            How close both layers are to the trained one: relative errors of the weight and, with
+            ``data``, the outputs.
+
+        Raises
+        ------
+        ValueError
+            For dense layers of other shapes, or of which only one has a bias; for a trained weight
+            that is not finite; for data of another shape.
+        """
+        in_shape = self._known_in_shape()
+        units = dense.weight.shape[0]
+        for name, layer, inputs in (
+            ("dense", dense, in_shape),
+            ("following", following, self._rank),
+        ):
+            if layer.weight.shape != (units, prod(inputs)):
+                self._error(
+                    f"{name}: expected a weight {(units, prod(inputs))} for {inputs}, "
+                    f"got {layer.weight.shape}"
+                )
+        if (dense.bias is None) is not (following.bias is None):
+            self._error("dense, following: expected a bias in both or in neither")
+        weight = self._finite_weight(dense).T.reshape(*in_shape, units)
+        bias = values_of(dense.bias) if dense.bias is not None else np.zeros(units)
+        form = Tucker((*in_shape, units), (*self._rank, units))
+        with self._naming_layer():
+            if data is None:
+                arrays, change, output_error = form.decompose(weight), 0.0, math.nan
+            else:
+                samples = partial(self._checked_samples, data)
+                has_bias = dense.bias is not None
+                arrays, change, output_error = fit(form, weight, bias, samples, has_bias, False)
+        _, *factors, _ = arrays.values()
+        core = form.output_map(arrays)  # (O, R1·…·RN)
+        contexts = dense.weight.list_ctx()
+        for name, factor in zip(self._factor_names(), factors):
+            self._assign(self._reg_params[name], factor.T, contexts)
+        if "bias" in self._reg_params:
+            self._assign(self._reg_params["bias"], np.zeros(self._rank), contexts)
+        self._assign(following.weight, core, contexts)
+        if dense.bias is not None:
+            self._assign(following.bias, bias + change, contexts)
+        ours = core.reshape(units, *self._rank)
+        for factor in factors:  # the first mode after the outputs is expanded, and put last
+            ours = np.tensordot(ours, factor, axes=(1, 1))
+        error = relative_error(np.moveaxis(ours, 0, -1), weight)
+        return Fit(error, output_error)
 
     def to_dense_weight(self):
         """The equal dense weight, (R1·…·RN, I1·…·IN): the Kronecker product of the factors.

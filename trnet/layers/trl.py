@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from numbers import Real
@@ -11,7 +11,7 @@ from numbers import Real
 import numpy as np
 from mxnet.gluon import nn
 
-from trnet.layers.block import TensorBlock, shape_text
+from trnet.layers.block import TensorBlock, shape_text, values_of
 from trnet.tensor import fitting
 from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.contraction import Product
@@ -242,11 +242,8 @@ class TRL(TensorBlock):
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
         self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
         self._factorization, self._pooled_modes = form, pooled_modes
-        matrix = _values(dense.weight)
-        if not np.isfinite(matrix).all():
-            self._error("dense: expected a weight of finite values, got NaN or infinity")
-        weight = matrix.T.reshape(*kept, self._units)
-        bias = _values(dense.bias) if dense.bias is not None else np.zeros(self._units)
+        weight = self._finite_weight(dense).T.reshape(*kept, self._units)
+        bias = values_of(dense.bias) if dense.bias is not None else np.zeros(self._units)
         output_error = math.nan
         with self._naming_layer():
             if data is None:
@@ -270,20 +267,11 @@ class TRL(TensorBlock):
             self._assign(self._reg_params[name], values, dense.weight.list_ctx())
         return Fit(self._weight_error(weight, pooled_modes), output_error)
 
-    def _checked_samples(self, data: Sequence) -> Iterator[np.ndarray]:
-        for batch in data:
-            if tuple(batch.shape[1:]) != self._in_shape:
-                raise ValueError(
-                    f"data: expected batches of {self._in_shape}, got one of {batch.shape[1:]}"
-                )
-            yield as_numpy(batch)
-
     def _weight_error(self, weight: np.ndarray, pooled_modes: tuple[int, ...]) -> float:
         """‖W − Ŵ‖ / ‖W‖, over pooled modes of their sum."""
         ours = as_numpy(self.to_dense_weight()).T.reshape(*self._in_shape, self._units)
         ours = ours.sum(axis=tuple(mode - 1 for mode in pooled_modes))
-        norm = np.linalg.norm(weight)
-        return float(np.linalg.norm(ours - weight) / norm) if norm else float(np.any(ours))
+        return fitting.relative_error(ours, weight)
 
     def to_dense_weight(self):
         """The equal dense weight, (units, I1·…·IN).
@@ -385,11 +373,3 @@ def column_lengths(factor: np.ndarray) -> np.ndarray:
 
 def _is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _values(parameter) -> np.ndarray:
-    """A parameter's values, shared where they can be; float16, too coarse, as float32."""
-    # oneDNN changes the weight's layout in place, in a forward pass that may still be running.
-    mx.nd.waitall()
-    array = parameter.data(parameter.list_ctx()[0])
-    return as_numpy(array.astype("float32") if array.dtype == np.float16 else array)

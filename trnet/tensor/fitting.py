@@ -39,6 +39,12 @@ class Fit:
     output_error: float
 
 
+def relative_error(ours: np.ndarray, weight: np.ndarray) -> float:
+    """‖W − Ŵ‖ / ‖W‖."""
+    norm = np.linalg.norm(weight)
+    return float(np.linalg.norm(ours - weight) / norm) if norm else float(np.any(ours))
+
+
 def fit(
     form: Factorization,
     weight: np.ndarray,
