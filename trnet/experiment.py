@@ -25,6 +25,7 @@ from trnet.layers import fold
 from trnet.models import (
     Network,
     ParameterCount,
+    Start,
     attach_head,
     count_head,
     load_pretrained,
@@ -174,11 +175,21 @@ def train(
         for line in recipe.cuts:
             progress.say(line)
         loop.initialize(network, dataset.shape, config.seed, compute)
-        if config.model.pretrained and checkpoint.latest(folder / "checkpoints") is None:
-            progress.say(_start_trained(network, config, dataset))
-        metrics = loop.train(
-            network, source, dataset.classes, recipe, config.seed, compute, folder, progress
-        )
+        earlier, found = checkpoint.latest(folder / "checkpoints"), {}
+        if config.model.pretrained and earlier is None:
+            start = _start_trained(network, config, dataset, source, compute)
+            progress.say(str(start))
+            found = {} if start.fit is None else {"fit": start.fit.known}
+        if recipe.epochs > 0:
+            metrics = loop.train(
+                network, source, dataset.classes, recipe, config.seed, compute, folder, progress
+            )
+        elif earlier is None:
+            metrics = loop.score_start(
+                network, source, dataset.classes, recipe, compute, folder, found
+            )
+        else:
+            metrics = checkpoint.load_metrics(earlier)
 
     result = _result(config, source, head, baseline_weights, metrics, compute)
     if workers.writes:
@@ -194,7 +205,8 @@ def _result(
     metrics: list[dict],
     compute: Compute,
 ) -> Result:
-    last = metrics[-1]
+    last, trained = metrics[-1], [row for row in metrics if row["epoch"] > 0]
+    speeds = [row["images_per_second"] for row in trained] or [0.0]
     return {
         "version": VERSION,
         "name": config.name,
@@ -209,17 +221,18 @@ def _result(
         "top1": last["top1"],
         "top5": last["top5"],
         "loss": last["loss"],
-        "curve": {key: [row[key] for row in metrics] for key in ("train_loss", "top1")},
+        "curve": {key: [row[key] for row in trained] for key in ("train_loss", "top1")},
         "head_parameters": asdict(head),
         "baseline_head_weights": baseline_weights,
         "space_savings": space_savings(head.weights, baseline_weights),
         "epochs": config.train.epochs,
         "wall_seconds": sum(row["seconds"] for row in metrics),
-        "images_per_second": median(row["images_per_second"] for row in metrics),
+        "images_per_second": median(speeds),
         "versions": versions(),
         "processor": processor(compute.devices),
         "threads": os.environ.get("OMP_NUM_THREADS", "MXNet's default"),
         "workers": compute.workers.count,
+        **({"fit": last["fit"]} if "fit" in last else {}),
     }
 
 
@@ -394,13 +407,56 @@ def find_dataset(config: Config) -> DataSet:
     )
 
 
-def _start_trained(network: Network, config: Config, dataset: DataSet) -> str:
+def _start_trained(
+    network: Network, config: Config, dataset: DataSet, source: DataSource, compute: Compute
+) -> Start:
     """Start an initialised network from trained weights; returns how its head starts."""
-    source = config.model.pretrained
+    model = config.model
+    images = None if model.fit is None else _sample(config, source, compute, model.fit.images)
     with _naming(config, "model.pretrained"):
-        return load_pretrained(
-            network, config.model.backbone, source, dataset.shape, dataset.classes
+        start = load_pretrained(
+            network,
+            model.backbone,
+            model.pretrained,
+            dataset.shape,
+            dataset.classes,
+            images,
+            model.fit is not None and model.fit.weigh_classes,
         )
+    if model.fit is not None and not start.is_whole:
+        with _naming(config, "model.fit"):
+            raise ValueError(
+                f"expected a head that can be fitted to the trained one of {model.pretrained}, "
+                f"got one of which {start}"
+            )
+    return start
+
+
+def _sample(
+    config: Config, source: DataSource, compute: Compute, images: int
+) -> list[mx.nd.NDArray]:
+    """Batches of training images, augmented as in the training, on one device."""
+    batches = []
+    for batch, _ in source.train(config.train.batch_size, (config.seed, 0)):
+        batch = batch[:images]
+        batches.append(batch.as_in_context(compute.devices[0]).astype(compute.dtype))
+        images -= len(batch)
+        if images == 0:
+            break
+    return batches
+
+
+def activations(
+    config: Config, images: int, contexts: list[mx.Context]
+) -> tuple[Network, list[mx.nd.NDArray]]:
+    """A network with its trained weights, and what its head gets of training images, in batches."""
+    dataset, compute = find_dataset(config), Compute(contexts, config.train.dtype)
+    source = load(config, dataset)
+    network = build(config, dataset)
+    loop.initialize(network, dataset.shape, config.seed, compute)
+    _start_trained(network, config, dataset, source, compute)
+    sample = _sample(config, source, compute, images)
+    return network, [network.features(batch) for batch in sample]
 
 
 def load(config: Config, dataset: DataSet, shard: Shard = WHOLE) -> DataSource:

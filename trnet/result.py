@@ -52,6 +52,13 @@ class Parameters(TypedDict):
     normalisation: int
 
 
+class Fit(TypedDict):
+    """Relative errors of a head against the trained one, as :class:`trnet.tensor.fitting.Fit`."""
+
+    weight_error: float
+    output_error: NotRequired[float]
+
+
 class Result(TypedDict):
     """A finished run.
 
@@ -79,7 +86,7 @@ class Result(TypedDict):
     wall_seconds : float
         Seconds that the epochs took, with their evaluations, all sessions together.
     images_per_second : float
-        Images trained on per second, the median over the epochs.
+        Images trained on per second, the median over the epochs; 0 if there are none.
     versions : dict of str to str
         Of Python and of the packages that the outcome depends on.
     processor : str
@@ -88,6 +95,8 @@ class Result(TypedDict):
         ``OMP_NUM_THREADS``, or that MXNet chose.
     workers : int
         Processes that trained together.
+    fit : Fit
+        How close the head is to the trained one, if nothing was trained since.
     """
 
     version: NotRequired[int]
@@ -110,6 +119,7 @@ class Result(TypedDict):
     processor: str
     threads: str
     workers: int
+    fit: NotRequired[Fit]
 
 
 def _check_version(content: Any) -> Any:

@@ -15,6 +15,7 @@ from trnet import cli
 
 ROOT = Path(__file__).parent.parent.parent
 DOORS = {
+    "compress": "compress",
     "evaluate": "evaluate",
     "export": "export",
     "plot_rank_accuracy": "plot",

@@ -56,7 +56,7 @@ def test_the_whole_network_is_gluoncvs(trained, name):
     path, scores = trained(name)
     network = fresh(name, {"type": "dense"})
     n = 3 if name == "vgg11" else 1
-    said = load_pretrained(network, name, path, SHAPE, CLASSES)
+    said = str(load_pretrained(network, name, path, SHAPE, CLASSES))
     assert said == f"{n} of the head's {n} dense layers are trained"
     close(network(images()), scores)
 
@@ -66,8 +66,8 @@ def test_a_trl_at_full_rank_is_the_trained_head(trained, name, channels):
     """Pooling and a dense layer, or a 1×1 convolution, with a bias or without one."""
     path, scores = trained(name)
     network = fresh(name, {"type": "trl", "rank": [channels, 1, 1, CLASSES]})
-    said = load_pretrained(network, name, path, SHAPE, CLASSES)
-    assert said == "the head decomposes the trained dense layer"
+    said = str(load_pretrained(network, name, path, SHAPE, CLASSES))
+    assert said == "the head decomposes the trained dense layer; its weight is off by 0.00 %"
     close(network(images()), scores)
 
 
@@ -86,7 +86,7 @@ def test_dense_layers_of_the_same_shape_are_taken_from_the_last_back(trained):
     head = {"type": "tcl", "rank": [64, 2, 2], "hidden": [4096, 4096]}
     network = fresh("vgg11", head)
     first = network.output[4].weight.data().copy()
-    said = load_pretrained(network, "vgg11", path, SHAPE, CLASSES)
+    said = str(load_pretrained(network, "vgg11", path, SHAPE, CLASSES))
     assert said == "2 of the head's 3 dense layers are trained"
     arrays = mx.nd.load(path)
     np.testing.assert_array_equal(network.output[4].weight.data().asnumpy(), first.asnumpy())
@@ -114,7 +114,7 @@ def test_a_head_of_another_form_starts_untrained(tmp_path, name, head, said):
     donor.save_parameters(path)
     network = fresh(name, head, shape)
     before = {k: p.data().asnumpy() for k, p in network.output.collect_params().items()}
-    assert said in load_pretrained(network, name, path, shape, CLASSES)
+    assert said in str(load_pretrained(network, name, path, shape, CLASSES))
     for key, parameter in network.output.collect_params().items():
         np.testing.assert_array_equal(parameter.data().asnumpy(), before[key])
     saved = mx.nd.load(path)
@@ -127,7 +127,7 @@ def test_a_head_for_other_classes_starts_untrained(trained):
     """As from ImageNet's 1 000 classes to those of a user."""
     path, _ = trained("resnet18_v1", classes=30)
     network = fresh("resnet18_v1", {"type": "trl", "rank": [20, 1, 1, 9]})
-    said = load_pretrained(network, "resnet18_v1", path, SHAPE, CLASSES)
+    said = str(load_pretrained(network, "resnet18_v1", path, SHAPE, CLASSES))
     assert said == "the head starts untrained"
 
 
@@ -137,8 +137,8 @@ def test_a_baselines_checkpoint_starts_a_network(tmp_path, head):
     path = str(tmp_path / "network.params")
     baseline.save_parameters(path)
     network = fresh("resnet18_v1", head)
-    said = load_pretrained(network, "resnet18_v1", path, SHAPE, CLASSES)
-    assert said == (
+    said = str(load_pretrained(network, "resnet18_v1", path, SHAPE, CLASSES))
+    assert said.startswith(
         "the head is the file's" if head != FULL else "the head decomposes the trained dense layer"
     )
     close(network(images()), baseline(images()).asnumpy())
@@ -222,7 +222,7 @@ def test_own_heads_with_activations_are_copied(tmp_path, name, layers):
     path = str(tmp_path / "donor.params")
     donor.save_parameters(path)
     network = fresh(name, {"type": "dense"}, shape)
-    said = load_pretrained(network, name, path, shape, CLASSES)
+    said = str(load_pretrained(network, name, path, shape, CLASSES))
     assert said == f"{layers} of the head's {layers} dense layers are trained"
     close(network(images(shape)), scores)
 
@@ -230,7 +230,7 @@ def test_own_heads_with_activations_are_copied(tmp_path, name, layers):
 def test_hidden_layers_are_copied_though_the_classes_are_others(trained):
     path, _ = trained("vgg11", classes=30)
     network = fresh("vgg11", {"type": "dense"})
-    said = load_pretrained(network, "vgg11", path, SHAPE, CLASSES)
+    said = str(load_pretrained(network, "vgg11", path, SHAPE, CLASSES))
     assert said == "2 of the head's 3 dense layers are trained"
 
 
@@ -239,5 +239,5 @@ def test_a_dense_layer_after_a_tcl_starts_nothing_else(tmp_path, head):
     donor = fresh("resnet18_v1", {"type": "tcl", "rank": [512, 1, 1], "hidden": []})
     path = str(tmp_path / "network.params")
     donor.save_parameters(path)
-    said = load_pretrained(fresh("resnet18_v1", head), "resnet18_v1", path, SHAPE, CLASSES)
+    said = str(load_pretrained(fresh("resnet18_v1", head), "resnet18_v1", path, SHAPE, CLASSES))
     assert said in ("the head starts untrained", "0 of the head's 1 dense layers are trained")

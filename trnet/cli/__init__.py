@@ -17,13 +17,35 @@ from textwrap import indent
 from typing import NoReturn
 
 import trnet
-from trnet.cli import evaluate, export, plot, prepare, report, reproduce, tabulate, train, tune
+from trnet.cli import (
+    compress,
+    evaluate,
+    export,
+    plot,
+    prepare,
+    report,
+    reproduce,
+    tabulate,
+    train,
+    tune,
+)
 from trnet.errors import UserError
 from trnet.extras import named_if_missing
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (train, evaluate, export, reproduce, tabulate, plot, tune, prepare, report)
+    for module in (
+        train,
+        evaluate,
+        export,
+        compress,
+        reproduce,
+        tabulate,
+        plot,
+        tune,
+        prepare,
+        report,
+    )
 }
 
 

@@ -224,14 +224,27 @@ def _listed(names: Any) -> str:
     return ", ".join(map(repr, names))
 
 
+class Fit(_Schema):
+    """How a head is fitted to the trained one: for how many ``images`` of the training set.
+
+    ``weigh_classes`` compares class scores as the softmax sees them; see
+    :meth:`trnet.TRL.init_from_dense`.
+    """
+
+    images: PositiveInt = 4096
+    weigh_classes: bool = False
+
+
 class Model(_Schema):
     """A network: a name of :data:`trnet.models.BACKBONES` or of GluonCV's, and its head.
 
-    ``pretrained`` is a ``.params`` file, or true for GluonCV's store.
+    ``pretrained`` is a ``.params`` file, or true for GluonCV's store. With ``fit``, the head is
+    fitted to the outputs of the trained one; without, to its weight.
     """
 
     backbone: str
     pretrained: Annotated[Union[bool, str], BeforeValidator(_file_or_flag)] = False
+    fit: Optional[Fit] = None
     head: Annotated[SerializeAsAny[Head], BeforeValidator(_head)]
 
 
@@ -264,9 +277,10 @@ class Train(_Schema):
 
     ``clip_gradient`` bounds the norm of all gradients together, ``accumulate`` is the number of
     batches per step, and ``freeze`` names what is not trained; see :mod:`trnet.training.freezing`.
+    No epochs score a network as it starts, with trained weights.
     """
 
-    epochs: PositiveInt
+    epochs: Annotated[int, Field(ge=0)]
     batch_size: PositiveInt
     learning_rate: Positive
     momentum: Fraction = 0.9
@@ -296,6 +310,8 @@ class Train(_Schema):
     def cuts(self) -> list[str]:
         """What of the schedule is cut, and to what; a line each."""
         schedule, cut, lines = self.schedule, self.cut_schedule, []
+        if self.epochs == 0:
+            return lines
         last = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
         if cut.warmup_epochs != schedule.warmup_epochs:
             lines.append(
@@ -339,6 +355,14 @@ class Config(_Schema):
     train: Train
     tune: Optional[Tune] = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _starts_trained_where_it_must(self) -> Config:
+        if not self.model.pretrained and self.train.epochs == 0:
+            raise ValueError("train.epochs: expected at least 1 without model.pretrained, got 0")
+        if not self.model.pretrained and self.model.fit is not None:
+            raise ValueError("model.fit: expected none without model.pretrained")
+        return self
 
     @model_validator(mode="after")
     def _trials_can_be_scored(self) -> Config:

@@ -9,7 +9,7 @@ with named_if_missing("trnet.models"):  # of which gluoncv is the first
     from trnet.models.heads import HEADS
     from trnet.models.network import Network, attach_head, build_network
     from trnet.models.parameter_count import ParameterCount, count_head
-    from trnet.models.pretrained import load_pretrained
+    from trnet.models.pretrained import Start, load_pretrained
     from trnet.models.spatial import spatial_patterns
     from trnet.models.zoo import make_backbone, zoo_names
 
@@ -19,6 +19,7 @@ __all__ = [
     "Backbone",
     "Network",
     "ParameterCount",
+    "Start",
     "attach_head",
     "build_network",
     "count_head",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, prod
 from pathlib import Path
+from typing import Optional
 
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, Parameter, nn
@@ -16,13 +18,45 @@ from trnet.models.heads import SPATIAL_MODES
 from trnet.models.network import Network
 from trnet.models.zoo import make_backbone
 from trnet.tensor.backend import mx
+from trnet.tensor.fitting import Fit
 
 Arrays = Mapping[str, mx.nd.NDArray]
+Data = Callable[[], Optional[list[mx.nd.NDArray]]]
 Layer = tuple[mx.nd.NDArray, "mx.nd.NDArray | None"]  # weight (units, inputs), and bias
 
 _LINEAR_OR_PASSIVE = (*LINEAR, *POOLING, nn.Dropout, nn.Flatten)
-_UNTRAINED = "the head starts untrained"
+_DECOMPOSED = "the head decomposes the trained dense layer"
 _SHOWN = 3  # parameters of another shape, in a message
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a head starts.
+
+    Attributes
+    ----------
+    said : str
+        In words.
+    is_whole : bool
+        Whether all of it is trained, exactly or as closely as its rank allows.
+    fit : Fit or None
+        How close it is, where a trained dense layer was decomposed.
+    """
+
+    said: str
+    is_whole: bool = False
+    fit: Fit | None = None
+
+    def __str__(self) -> str:
+        if self.fit is None:
+            return self.said
+        found = f"{self.said}; its weight is off by {100 * self.fit.weight_error:.2f} %"
+        if isnan(self.fit.output_error):
+            return found
+        return f"{found}, its outputs by {100 * self.fit.output_error:.2f} %"
+
+
+_UNTRAINED = Start("the head starts untrained")
 
 
 def load_pretrained(
@@ -31,12 +65,15 @@ def load_pretrained(
     source: str | bool,
     image_shape: tuple[int, int, int],
     classes: int,
-) -> str:
+    images: Sequence[mx.nd.NDArray] | None = None,
+    weigh_classes: bool = False,
+) -> Start:
     """Load trained weights into an initialised network.
 
     The backbone is loaded completely. The head is loaded if the file has exactly the same one. Else
-    it starts from the trained dense layers: a TRL decomposes the layer if there is only one, and
-    dense layers are copied if their shapes agree. The rest stays as it was initialised.
+    it starts from the trained dense layers: a TRL decomposes the layer if there is only one, a TCL
+    without batch normalisation and the dense layer after it decompose the first one, and dense
+    layers are copied if their shapes agree. The rest stays as it was initialised.
 
     Parameters
     ----------
@@ -48,10 +85,15 @@ def load_pretrained(
         as a checkpoint's; True for GluonCV's store.
     image_shape : tuple of int
     classes : int
+    images : sequence of NDArray, optional
+        Batches, on the device of the network: what a decomposition is to give the same outputs for,
+        as in :meth:`trnet.TRL.init_from_dense`.
+    weigh_classes : bool
+        As there, if the decomposed layer gives the class scores.
 
     Returns
     -------
-    str
+    Start
         How the head starts.
 
     Raises
@@ -62,22 +104,28 @@ def load_pretrained(
     """
     try:
         arrays = _from_store(backbone) if source is True else _read(Path(source))
-        return _start(network, backbone, arrays, image_shape, classes)
+        own = network._collect_params_with_prefix()
+        if arrays.keys() == own.keys() and not _differences(own, arrays):
+            _assign(own, arrays)
+            return Start("the head is the file's", is_whole=True)
+        trained, is_linear = _load_backbone(network, backbone, arrays, image_shape, classes)
+
+        def data() -> Optional[list[mx.nd.NDArray]]:
+            return None if images is None else [network.features(batch) for batch in images]
+
+        return _start_head(network.output, trained, is_linear, data, weigh_classes)
     except ValueError as error:
         raise ValueError(f"got {source!r}: {error}") from None
 
 
-def _start(
+def _load_backbone(
     network: Network,
     backbone: str,
     arrays: Arrays,
     image_shape: tuple[int, int, int],
     classes: int,
-) -> str:
-    own = network._collect_params_with_prefix()
-    if arrays.keys() == own.keys() and not _differences(own, arrays):
-        _assign(own, arrays)
-        return "the head is the file's"
+) -> tuple[list[Layer], bool]:
+    """Load the backbone; returns the trained layers of the head, and whether they are all of it."""
     donor = make_backbone(backbone, image_shape, classes)
     features = network.features._collect_params_with_prefix()
     ours = {f"features.{name}": parameter for name, parameter in features.items()}
@@ -87,10 +135,9 @@ def _start(
     _refuse(_differences(names, arrays) + [f"got an unknown {name}" for name in extra])
     _assign(names, arrays)
     if names is ours:
-        return _start_head(network.output, _layers_of_ours(arrays), is_linear=True)
-    layers = _layers_by_gluoncv(donor, arrays)
+        return _layers_of_ours(arrays), True
     is_linear = all(isinstance(block, _LINEAR_OR_PASSIVE) for block in donor.head)
-    return _start_head(network.output, layers, is_linear)
+    return _layers_by_gluoncv(donor, arrays), is_linear
 
 
 def _from_store(name: str) -> Arrays:
@@ -152,27 +199,51 @@ def _layers_of_ours(arrays: Arrays) -> list[Layer]:
     return [(arrays[f"output.{i}.weight"], arrays.get(f"output.{i}.bias")) for i in places]
 
 
-def _start_head(head: HybridBlock, layers: list[Layer], is_linear: bool) -> str:
+def _start_head(
+    head: HybridBlock, layers: list[Layer], is_linear: bool, data: Data, weigh_classes: bool
+) -> Start:
     """Start a head from trained dense layers; returns how it starts.
 
     ``is_linear`` says that a trained head of one dense layer computes nothing else.
     """
     if isinstance(head, TRL):
-        started = is_linear and len(layers) == 1 and _start_trl(head, *layers[0])
-        return "the head decomposes the trained dense layer" if started else _UNTRAINED
+        if not (is_linear and len(layers) == 1):
+            return _UNTRAINED
+        fit = _start_trl(head, _as_dense(*layers[0]), data, weigh_classes)
+        return _UNTRAINED if fit is None else Start(_DECOMPOSED, True, fit)
     blocks = list(head._children.values())
     dense = [block for block in blocks if isinstance(block, LINEAR)]
     if not dense:
         return _UNTRAINED
-    pairs = list(zip(reversed(dense), reversed(layers)))
-    if not any(isinstance(block, TCL) for block in blocks):  # a TCL changes the first one's input
+    pairs, fit = list(zip(reversed(dense), reversed(layers))), None
+    if isinstance(blocks[0], TCL) and is_linear and len(layers) == len(dense):
+        fit = _start_tcl(blocks[0], dense[0], _as_dense(*layers[0]), data)
+    if fit is not None:
+        pairs = pairs[:-1]
+    elif not any(isinstance(block, TCL) for block in blocks):  # it changes the first one's input
         pairs += zip(dense, layers)
     copied = {block: layer for block, layer in pairs if _is_same_shape(block, layer)}
     for block, (weight, bias) in copied.items():
         block.weight.set_data(weight.reshape(block.weight.shape))
         if bias is not None:
             block.bias.set_data(bias)
-    return f"{len(copied)} of the head's {len(dense)} dense layers are trained"
+    n_trained = len(copied) + (fit is not None)
+    said = f"{n_trained} of the head's {len(dense)} dense layers are trained"
+    if fit is not None:
+        said = f"{_DECOMPOSED} by the TCL and the one after it; {said}"
+    started = [*dense, *(blocks[:1] if fit is not None else [])]
+    others = [block for block in blocks if block not in started and block.collect_params().keys()]
+    return Start(said, n_trained == len(dense) and not others, fit)
+
+
+def _as_dense(weight: mx.nd.NDArray, bias: mx.nd.NDArray | None) -> nn.Dense:
+    units, inputs = weight.shape
+    dense = nn.Dense(units, use_bias=bias is not None, in_units=inputs, prefix="trained_")
+    dense.initialize()
+    dense.weight.set_data(weight)
+    if bias is not None:
+        dense.bias.set_data(bias)
+    return dense
 
 
 def _is_same_shape(block: HybridBlock, layer: Layer) -> bool:
@@ -181,20 +252,23 @@ def _is_same_shape(block: HybridBlock, layer: Layer) -> bool:
     return (units, prod(inputs)) == weight.shape and (block.bias is None) is (bias is None)
 
 
-def _start_trl(trl: TRL, weight: mx.nd.NDArray, bias: mx.nd.NDArray | None) -> bool:
+def _start_tcl(tcl: TCL, following: nn.Dense, dense: nn.Dense, data: Data) -> Fit | None:
+    """Decompose a dense layer on the flattened activations by a TCL and the layer after it."""
+    units, inputs = dense.weight.shape
+    if inputs != prod(tcl.in_shape) or units != following.weight.shape[0]:
+        return None
+    return tcl.init_from_dense(dense, following, data())
+
+
+def _start_trl(trl: TRL, dense: nn.Dense, data: Data, weigh_classes: bool) -> Fit | None:
     """Decompose a dense layer on the flattened or, if supported, on the pooled activations."""
-    units, inputs = weight.shape
+    units, inputs = dense.weight.shape
     is_flattened = inputs == prod(trl.in_shape)
     is_pooled = inputs == trl.in_shape[0] and trl.factorization.supports_pooling
     if units != trl.units or not (is_flattened or is_pooled):
-        return False
-    dense = nn.Dense(units, use_bias=bias is not None, in_units=inputs, prefix="trained_")
-    dense.initialize()
-    dense.weight.set_data(weight)
-    if bias is not None:
-        dense.bias.set_data(bias)
-    trl.init_from_dense(dense, pooled_modes=() if is_flattened else SPATIAL_MODES)
-    return True
+        return None
+    pooled_modes = () if is_flattened else SPATIAL_MODES
+    return trl.init_from_dense(dense, pooled_modes, data(), weigh_classes)
 
 
 def _differences(parameters: Mapping[str, Parameter], arrays: Arrays) -> list[str]:

@@ -83,6 +83,54 @@ def plot_rank_accuracy(
     _save(figure, path)
 
 
+def plot_savings(rows: Sequence[Row], chosen: str | None, title: str, path: Path) -> None:
+    """Draw Top-1 by space savings, with the rank beside each point and a ring around a chosen one.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        A suite, whose first row is the baseline.
+    chosen : str or None
+        A row's name.
+    title, path
+        As in :func:`plot_rank_accuracy`.
+    """
+    base, *heads = [row for row in rows if row.top1]
+    figure, (axes,) = _grid(path, [7.6], title)
+    _draw_baseline(axes, base)
+    for order, (kind, style) in enumerate(_styles(row.kind for row in heads).items()):
+        best = {}  # of the heads with one rank, which are one network before and after a training
+        for row in sorted((row for row in heads if row.kind == kind), key=lambda r: r.top1.mean):
+            best[row.rank] = row.space_savings, row.top1.mean
+        marker, color = style
+        axes.plot(*zip(*sorted(best.values())), marker=marker, color=color, label=kind)
+        above = order % 2 == 0
+        for rank, place in best.items():
+            axes.annotate(
+                rank.strip("()").replace(" ", ""),
+                place,
+                (0, 9 if above else -9),
+                textcoords="offset points",
+                color=color,
+                fontsize=7.5,
+                rotation=35,
+                ha="left" if above else "right",
+                va="bottom" if above else "top",
+                rotation_mode="anchor",
+            )
+    for row in heads:
+        if row.name == chosen:
+            place = row.space_savings, row.top1.mean
+            axes.plot(*place, "o", ms=12, mfc="none", mec="black", linestyle="", label="chosen")
+    axes.margins(x=0.12, y=0.2)
+    _spread_the_top(axes)
+    axes.set_xlabel("weights of the head saved (%)")
+    axes.set_ylabel("Top-1 (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="best")
+    _save(figure, path)
+
+
 def plot_learning_curves(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw Top-1 after every epoch, the mean over the seeds: one panel per baseline.
 

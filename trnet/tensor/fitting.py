@@ -38,6 +38,11 @@ class Fit:
     weight_error: float
     output_error: float
 
+    @property
+    def known(self) -> dict[str, float]:
+        """What was measured, by name: the outputs only where there were data."""
+        return {name: value for name, value in vars(self).items() if not np.isnan(value)}
+
 
 def relative_error(ours: np.ndarray, weight: np.ndarray) -> float:
     """‖W − Ŵ‖ / ‖W‖."""
@@ -95,6 +100,15 @@ def fit(
     parameters = _decompose(form, weight.astype("float64"), modes)
     pairs = ((batch, outputs(batch)) for batch in batches())
     return _refit(form, parameters, pairs, centred, metric)
+
+
+def whitened(weight: np.ndarray, batches: Iterable[np.ndarray], centred: bool) -> np.ndarray:
+    """A weight in the metric of its inputs, W ×1 Σ1^½ … ×N ΣN^½: (I1, …, IN, O)."""
+    weight = weight.astype("float64")
+    for axis, moments in enumerate(_mode_moments(batches, centred)):
+        half, _ = _square_roots(moments)
+        weight = np.moveaxis(np.tensordot(half, weight, axes=(1, axis)), 0, axis)
+    return weight
 
 
 def _mode_moments(batches: Iterable[np.ndarray], centred: bool) -> list[np.ndarray]:

@@ -146,6 +146,40 @@ def train(
     return metrics
 
 
+def score_start(
+    network: HybridBlock,
+    source: DataSource,
+    classes: int,
+    recipe: Train,
+    compute: Compute,
+    folder: Path,
+    found: dict,
+) -> list[dict]:
+    """Score a network as it starts, in place of a training: its checkpoint is of epoch 0.
+
+    Parameters
+    ----------
+    network, source, classes, recipe, compute, folder
+        As in :func:`train`.
+    found : dict
+        What is known of the start; it becomes a part of the metrics.
+
+    Returns
+    -------
+    list of dict
+        One row, as in ``metrics.jsonl``.
+    """
+    begin = time.perf_counter()
+    network.hybridize(static_alloc=True, static_shape=True)
+    scores = evaluate(network, source, classes, recipe.batch_size, compute)
+    row = {"epoch": 0, **asdict(scores), **found, "seconds": time.perf_counter() - begin}
+    if compute.workers.writes:
+        trainer = make_trainer(network, recipe)
+        checkpoint.save(folder / "checkpoints", network, trainer, [row])
+        _write_metrics(folder, [row])
+    return [row]
+
+
 @contextmanager
 def _divergence_named(folder: Path, epoch: int, recipe: Train) -> Iterator[None]:
     """Say in one line that a training diverges, by its loss or by factors beyond all scaling."""

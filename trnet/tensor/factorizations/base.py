@@ -136,6 +136,25 @@ class Factorization(ABC):
     def decompose(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters closest to a full weight (I1, …, IN, O); exact at full rank."""
 
+    @classmethod
+    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
+        """The rank of at most ``most`` parameters that loses least of a weight; see :mod:`.ranks`.
+
+        Parameters
+        ----------
+        weight : array
+            W (I1, …, IN, O).
+        size : callable
+            The number of parameters at a rank.
+        most : int
+
+        Raises
+        ------
+        ValueError
+            If even the lowest rank has more parameters, or the form has no such rule.
+        """
+        raise ValueError(f"{cls.title} has no rule that chooses a rank; give one")
+
     def _refuse_data(self) -> NoReturn:
         raise ValueError(f"data: expected none, since {self.title} has no fit to data")
 

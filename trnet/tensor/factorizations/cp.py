@@ -137,6 +137,12 @@ class CP(Factorization):
         terms = self._exact_terms(weight) or self._fit(weight)
         return dict(zip(self.parameter_shapes, als.normalised(terms)))
 
+    @classmethod
+    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
+        if size(1) > most:
+            raise ValueError(f"expected at least {size(1)} parameters, of rank 1, got {most}")
+        return most // size(1)  # every term has as many
+
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         return f"factor{mode}", 0
 

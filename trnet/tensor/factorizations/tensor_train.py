@@ -27,6 +27,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step
+from trnet.tensor.ranks import cut_spectra, truncated
 from trnet.tensor.scaling import DAMPING, add_scaled, ready, squared_norm
 
 
@@ -158,6 +159,10 @@ class TensorTrain(Factorization):
             )
             cores = [core.asnumpy() for core in train]
         return dict(zip(self.parameter_shapes, cores))
+
+    @classmethod
+    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
+        return truncated(cut_spectra(weight), size, most)
 
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         return f"core{mode}", 1

@@ -28,6 +28,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import averaging, leading_vectors, orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step, plan
+from trnet.tensor.ranks import mode_spectra, truncated
 from trnet.tensor.scaling import (
     DAMPING,
     add_scaled,
@@ -134,6 +135,10 @@ class Tucker(Factorization):
             unpooled = self._unpooled.decompose(weight)
             return {name: self._with_pooling(name, unpooled.get) for name in self.parameter_shapes}
         return dict(zip(self.parameter_shapes, hooi(weight, self.rank)))
+
+    @classmethod
+    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
+        return truncated(mode_spectra(weight), size, most)
 
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         return f"factor{mode}", 0

@@ -1,0 +1,262 @@
+"""A trained network, compressed: from a run folder to run folders like any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from trnet import cli, config, experiment
+from trnet.errors import UserError
+from trnet.models import build_network, load_pretrained
+
+CONFIG = """
+name: digits
+dataset: {name: mnist, augment: false}
+model:
+  backbone: small_vgg2
+  head: {type: dense, hidden: []}
+train:
+  epochs: 2
+  batch_size: 50
+  learning_rate: 0.1
+  schedule: {type: cosine}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a trained run, in runs/shapes/digits/seed0."""
+    folder = tmp_path_factory.mktemp("compression")
+    (folder / "shapes").mkdir()
+    (folder / "shapes/digits.yaml").write_text(CONFIG)
+    chosen = config.load(folder / "shapes/digits.yaml")
+    experiment.train(chosen, None, folder / "runs", [mx.cpu()], show=False)
+    return folder
+
+
+@pytest.fixture
+def compress(folder, monkeypatch, capsys):
+    """Run `trnet compress` in the folder: what it prints, or its exit code and error."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, source: str = "runs/shapes/digits/seed0") -> str:
+        cli.main(["compress", source, "--images", "500", *arguments])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(compress, capsys):
+    """The one line that a mistake ends in."""
+
+    def run(*arguments: str, **source: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            compress(*arguments, **source)
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert stopped.value.code == 2 and error.startswith("error: ")
+        return error
+
+    return run
+
+
+def result(name: str) -> dict:
+    return json.loads(Path(f"runs/compressed/shapes/digits/{name}/seed0/result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("trl_32_7_7_10", ["--rank", "[32, 7, 7, 10]"]),
+        ("trl_tt_32_70_10", ["--factorization", "tensor_train", "--rank", "[32, 70, 10]"]),
+        ("tcl_32_7_7", ["--head", "tcl", "--rank", "[32, 7, 7]"]),
+    ],
+)
+def test_at_full_rank_nothing_changes(compress, name, arguments):
+    compress(*arguments)
+    dense, full = result("dense"), result(name)
+    assert full["loss"] == pytest.approx(dense["loss"], rel=1e-4)
+    assert full["top1"] == dense["top1"] and full["epochs"] == 0
+    assert full["fit"]["output_error"] < 1e-4
+
+
+def test_a_compressed_head_is_close_and_stays_what_it_was_scored_as(compress, capsys):
+    out = compress("--rank", "[8, 4, 4, 10]")
+    assert "trl_8_4_4_10 (chosen)" in out
+    dense, small = result("dense"), result("trl_8_4_4_10")
+    run = "runs/compressed/shapes/digits/trl_8_4_4_10/seed0"
+    assert small["space_savings"] > 0.85 and small["top1"] > dense["top1"] - 0.05
+    assert 0 < small["fit"]["output_error"] < 0.3 and small["curve"]["top1"] == []
+    trained = json.loads(Path("runs/shapes/digits/seed0/result.json").read_text())
+    assert (dense["top1"], dense["loss"]) == (trained["top1"], pytest.approx(trained["loss"]))
+    cli.main(["evaluate", run])
+    assert f"{100 * small['top1']:.2f} %" in capsys.readouterr().out
+    cli.main(["export", run])
+    cli.main(["evaluate", f"{run}/trl_8_4_4_10.onnx"])
+    assert f"{100 * small['top1']:.2f} %" in capsys.readouterr().out
+    cli.main(["tabulate", "configs/compressed/shapes/digits"])
+    assert "trl_8_4_4_10" in capsys.readouterr().out
+    # The same command again finds its results; so does a training of the config that it wrote.
+    times = Path(f"{run}/result.json").stat().st_mtime_ns
+    assert compress("--rank", "[8, 4, 4, 10]") == out
+    cli.main(["train", "configs/compressed/shapes/digits/trl_8_4_4_10.yaml"])
+    assert Path(f"{run}/result.json").stat().st_mtime_ns == times
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_compressed_head_is_trained_on(compress, freeze):
+    out = compress(
+        "--factorization",
+        "cp",
+        "--rank",
+        "5",
+        "--finetune",
+        "1",
+        "--configs",
+        f"configs/tuned{freeze:d}",
+        *["--freeze"] * freeze,
+    )
+    assert "trl_cp_5_tuned (chosen)" in out
+    runs = Path(f"runs/tuned{freeze:d}")
+    before, after = (
+        mx.nd.load(str(runs / name / f"seed0/checkpoints/epoch-000{epoch}/network.params"))
+        for name, epoch in (("trl_cp_5", 0), ("trl_cp_5_tuned", 1))
+    )
+    moved = {key.split(".")[0] for key in before if np.any((before[key] != after[key]).asnumpy())}
+    assert moved == ({"output"} if freeze else {"features", "output"})
+    tuned = json.loads((runs / "trl_cp_5_tuned/seed0/result.json").read_text())
+    first = json.loads((runs / "trl_cp_5/seed0/result.json").read_text())
+    assert tuned["loss"] < first["loss"] and "fit" not in tuned
+
+
+@pytest.mark.parametrize(
+    ("savings", "head"),
+    [(0.8, ("trl",)), (0.8, ("tcl",)), (0.95, ("trl", "--factorization", "cp"))],
+)
+def test_a_budget_is_kept(compress, savings, head):
+    folder = "_".join(head)
+    compress("--head", *head, "--budget", str(savings), "--configs", f"configs/{folder}")
+    (name,) = (path.stem for path in Path(f"configs/{folder}").glob("t*.yaml"))
+    found = json.loads(Path(f"runs/{folder}/{name}/seed0/result.json").read_text())
+    assert savings <= found["space_savings"] < savings + 0.07
+    assert found["fit"]["output_error"] < 0.3
+
+
+def test_a_tolerance_chooses_the_head_that_saves_most(compress, refused):
+    out = compress("--tolerance", "0.01", "--configs", "configs/tolerant")
+    runs = [json.loads(path.read_text()) for path in Path("runs/tolerant").glob("*/*/result.json")]
+    (dense,) = (run for run in runs if run["name"] == "dense")
+    good = [run for run in runs if run["top1"] >= dense["top1"] - 0.01]
+    best = max(good, key=lambda run: run["space_savings"])
+    assert len(runs) == 7 and f"{best['name']} (chosen)" in out
+    assert Path("results/tolerant/compression.png").is_file()
+    assert "(chosen)" in Path("results/tolerant/compression.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rank", "[40, 7, 7, 10]"], "from 1 to 32, got 40"),
+        (["--rank", "[8, 4, 4"], "--rank"),
+        (["--factorization", "cpp", "--rank", "3"], "--factorization: expected one of tucker"),
+        (["--budget", "0.999"], "savings of 0.999: expected at least 57 parameters"),
+        (["--budget", "1"], "--budget: expected a share"),
+        (["--rank", "[8, 4, 4, 10]", "--finetune", "0"], "--finetune: expected an integer ≥ 1"),
+    ],
+)
+def test_what_is_impossible_is_said_in_a_line(refused, arguments, said):
+    before = set(Path("configs").rglob("*.yaml"))
+    assert said in refused(*arguments)
+    assert {p.name for p in set(Path("configs").rglob("*.yaml")) - before} <= {"dense.yaml"}
+
+
+def test_what_is_no_trained_dense_network_is_refused(refused, compress):
+    assert "config.yaml: no such file" in refused("--budget", "0.5", source="runs/shapes/digits")
+    without = refused("--budget", "0.5", source="shapes/digits.yaml")
+    assert "model.pretrained: expected trained weights" in without
+    compress("--rank", "[8, 4, 4, 10]")
+    run = "runs/compressed/shapes/digits/trl_8_4_4_10/seed0"
+    assert "expected a trained dense head, got 'trl'" in refused("--budget", "0.5", source=run)
+
+
+def test_a_config_of_the_users_is_kept(compress, refused):
+    path = Path("configs/mine/trl_8_4_4_10.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("name: mine\n")
+    said = refused("--rank", "[8, 4, 4, 10]", "--configs", "configs/mine")
+    assert "is another config already" in said and path.read_text() == "name: mine\n"
+
+
+@pytest.mark.parametrize("pooling", [True, False])
+def test_a_network_of_the_zoo_with_its_weights(compress, tmp_path, pooling):
+    """As an engineer has it: a config of a backbone, and a file."""
+    donor = build_network("small_resnet8", {"type": "dense", "hidden": []}, (1, 28, 28), 10)
+    donor.initialize(mx.init.MSRAPrelu())
+    donor(mx.nd.zeros((1, 1, 28, 28)))
+    donor.save_parameters(str(tmp_path / "donor.params"))
+    Path("zoo").mkdir(exist_ok=True)
+    Path("zoo/net.yaml").write_text(CONFIG.replace("small_vgg2", "small_resnet8"))
+    weights = ["--set", f"model.pretrained={tmp_path / 'donor.params'}"]
+    compress(
+        "--budget", "0.3", *weights, "--configs", f"configs/zoo{pooling:d}", source="zoo/net.yaml"
+    )
+    (name,) = (p.stem for p in Path(f"configs/zoo{pooling:d}").glob("trl*.yaml"))
+    assert name.count("_1_1_") == 1
+
+
+def test_a_start_is_fitted_only_to_what_it_can_express(folder, refused):
+    path = folder / "shapes/two.yaml"
+    weights = next((folder / "runs/shapes/digits/seed0/checkpoints").glob("*/network.params"))
+    path.write_text(CONFIG.replace("digits\n", "two\n", 1).replace("hidden: []", "hidden: [9]"))
+    said = refused(
+        "--rank",
+        "[8, 4, 4, 10]",
+        "--set",
+        f"model.pretrained={weights}",
+        "--configs",
+        "configs/two",
+        source=str(path),
+    )
+    assert "dense: model.fit: expected a head that can be fitted" in said
+    assert "0 of the head's 2 dense layers are trained" in said
+
+
+def test_no_epochs_need_trained_weights(tmp_path):
+    path = tmp_path / "digits.yaml"
+    path.write_text(CONFIG)
+    for override, said in (
+        ("train.epochs=0", "train.epochs: expected at least 1 without model.pretrained, got 0"),
+        ("model.fit={images: 3}", "model.fit: expected none without model.pretrained"),
+    ):
+        with pytest.raises(UserError, match=f"^{path}: {said}$"):
+            config.load(path, [override])
+    assert config.load(path, ["train.epochs=0", "model.pretrained=x"]).train.cuts == []
+
+
+def test_images_make_the_outputs_closer(folder):
+    """Of the backbone's features, in one call: by the weight, and by the images."""
+    file = next((folder / "runs/shapes/digits/seed0/checkpoints").glob("*/network.params"))
+    head, shape = {"type": "trl", "rank": [4, 2, 2, 6]}, (1, 28, 28)
+    source = experiment.load(
+        config.load(folder / "shapes/digits.yaml"),
+        experiment.find_dataset(config.load(folder / "shapes/digits.yaml")),
+    )
+    images = [batch for batch, _ in source.train(100, (0, 0))][:10]
+    losses = {}
+    for given in (None, images):
+        network = build_network("small_vgg2", head, shape, 10)
+        network.initialize()
+        network(mx.nd.zeros((1, *shape)))
+        start = load_pretrained(network, "small_vgg2", str(file), shape, 10, given)
+        scores = mx.nd.concat(*(network(batch) for batch in images), dim=0).asnumpy()
+        losses[given is None] = scores
+        assert start.is_whole and ("outputs" in str(start)) is (given is not None)
+    donor = build_network("small_vgg2", {"type": "dense", "hidden": []}, shape, 10)
+    donor.load_parameters(str(file))
+    expected = mx.nd.concat(*(donor(batch) for batch in images), dim=0).asnumpy()
+    errors = {key: np.linalg.norm(scores - expected) for key, scores in losses.items()}
+    assert errors[False] < 0.7 * errors[True]

@@ -1,0 +1,338 @@
+"""Compression of a trained network: its head, decomposed at one rank after another, and scored.
+
+A compression is a suite of experiments. Its baseline, ``dense``, is the trained network; each of
+the others starts as that network with another head, fitted to what the trained head gives for
+training images, and is scored without any training. They are configs and run folders as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tabulate
+from mxnet.gluon import HybridBlock
+from ruamel.yaml import YAML
+
+from trnet import config as configs
+from trnet import experiment
+from trnet.config import Config, Fit
+from trnet.errors import ConfigError, UserError
+from trnet.files import write_aside
+from trnet.models.head_removal import LINEAR
+from trnet.models.heads import SPATIAL_MODES
+from trnet.report.summary import Row
+from trnet.report.write import write_report
+from trnet.run_folder import run_folder
+from trnet.suite import Suite
+from trnet.tensor.backend import as_numpy, mx
+from trnet.tensor.factorizations import FACTORIZATIONS, Factorization, Rank
+from trnet.tensor.fitting import whitened
+from trnet.tensor.ranks import mode_spectra, truncated
+from trnet.training import checkpoint
+
+BASELINE = "dense"
+SAVINGS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # that are tried for a tolerance
+_SHORT = {"tensor_train": "tt"}
+_TUNED = "tuned"
+_SLOWER = 0.1  # a fine-tuning's learning rate, of the training's
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What a trained network is compressed to, and where that is written.
+
+    Attributes
+    ----------
+    donor : Config
+        The trained network, with its weights in ``model.pretrained``.
+    head : {"trl", "tcl"}
+    factorization : str
+        Of a TRL.
+    fit : Fit
+    folder : Path
+        The folder of the suite's configs.
+    runs, results : Path
+        As in :class:`~trnet.suite.Suite`.
+    """
+
+    donor: Config
+    head: str
+    factorization: str
+    fit: Fit
+    folder: Path
+    runs: Path
+    results: Path
+
+    def __post_init__(self) -> None:
+        if self.factorization not in FACTORIZATIONS:
+            raise UserError(
+                f"--factorization: expected one of {', '.join(FACTORIZATIONS)}, "
+                f"got {self.factorization}"
+            )
+
+    @property
+    def suite(self) -> Suite:
+        """The suite as its files are now."""
+        return Suite.load(self.folder, self.runs, self.results)
+
+    def head_of(self, rank: Rank) -> dict[str, Any]:
+        """A head of the wanted kind, as a config has it; a TCL keeps the trained dense layers."""
+        rank = list(rank) if isinstance(rank, tuple) else rank
+        if self.head == "trl":
+            return {"type": "trl", "factorization": self.factorization, "rank": rank}
+        dense = self.donor.model.head.model_dump(include={"hidden", "dropout"}, exclude_none=True)
+        return {"type": "tcl", "rank": rank, "norm": False, **dense}
+
+    def name_of(self, rank: Rank) -> str:
+        """An experiment's name: trl_8_4_4_10, trl_cp_30, tcl_12_5_5."""
+        ranks = rank if isinstance(rank, (list, tuple)) else [rank]
+        forms = [_SHORT.get(self.factorization, self.factorization)]
+        if self.head == "tcl" or self.factorization == "tucker":
+            forms = []
+        return "_".join([self.head, *forms, *map(str, ranks)])
+
+
+def open_donor(source: Path, overrides: Sequence[str]) -> Config:
+    """The config of a trained network, with its weights in ``model.pretrained``.
+
+    Parameters
+    ----------
+    source : Path
+        A run folder, or a config that names trained weights.
+    overrides : sequence of str
+        As :func:`trnet.config.load` takes them.
+
+    Raises
+    ------
+    UserError
+        For a run without a checkpoint, a config without weights, or a head that is not dense.
+    """
+    if source.is_dir():
+        donor = configs.load(source / "config.yaml", overrides)
+        last = checkpoint.latest(source / "checkpoints")
+        if last is None:
+            raise UserError(f"{source}: has no checkpoint yet")
+        model = donor.model.model_copy(update={"pretrained": str(last / "network.params")})
+        donor = donor.model_copy(update={"model": model})
+    else:
+        donor = configs.load(source, overrides)
+    if not donor.model.pretrained:
+        raise ConfigError(
+            f"{source}: model.pretrained: expected trained weights to compress, got none; give a "
+            ".params file by --set model.pretrained=FILE"
+        )
+    if donor.model.head.type != "dense":
+        raise ConfigError(
+            f"{source}: model.head.type: expected a trained dense head, "
+            f"got {donor.model.head.type!r}"
+        )
+    return donor
+
+
+def write_donor(wanted: Compression) -> None:
+    """Write the config of the trained network, the suite's baseline."""
+    donor = wanted.donor
+    train = donor.train.model_copy(update={"epochs": 0, "freeze": []})
+    model = donor.model.model_copy(update={"fit": wanted.fit})  # nothing in it starts untrained
+    update = {"name": BASELINE, "baseline": None, "tune": None, "train": train, "model": model}
+    values = donor.model_copy(update=update).model_dump(exclude_none=True, exclude={"suite"})
+    _write(wanted.folder / f"{BASELINE}.yaml", values)
+
+
+def add(wanted: Compression, rank: Rank) -> str:
+    """Write the config of a compressed head; returns its name."""
+    name = wanted.name_of(rank)
+    model = {"head": wanted.head_of(rank), "fit": wanted.fit.model_dump()}
+    values = {"extends": f"{BASELINE}.yaml", "name": name, "baseline": BASELINE, "model": model}
+    path = wanted.folder / f"{name}.yaml"
+    is_new = _write(path, values)
+    try:
+        config = configs.load(path)
+        experiment.build(config, experiment.find_dataset(config))
+    except ConfigError:
+        if is_new:
+            path.unlink()
+        raise
+    return name
+
+
+def add_tuned(wanted: Compression, name: str, epochs: int, freezes: bool) -> str:
+    """Write the config that trains a compressed head on; returns its name."""
+    compressed = configs.load(wanted.folder / f"{name}.yaml")
+    last = checkpoint.latest(run_folder(wanted.runs, compressed) / "checkpoints")
+    values = {
+        "extends": f"{name}.yaml",
+        "name": f"{name}_{_TUNED}",
+        "model": {"pretrained": str(last / "network.params"), "fit": None},
+        "train": {
+            "epochs": epochs,
+            "learning_rate": float(f"{_SLOWER * wanted.donor.train.learning_rate:g}"),
+            **({"freeze": "backbone"} if freezes else {}),
+        },
+    }
+    _write(wanted.folder / f"{values['name']}.yaml", values)
+    return values["name"]
+
+
+def _write(path: Path, values: dict) -> bool:
+    """Write a config, unless another one is there; returns whether it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yaml = YAML()
+    if path.exists():
+        if yaml.load(path.read_text(encoding="utf-8")) == values:
+            return False
+        raise UserError(f"{path}: is another config already; delete it or use another --configs")
+    with path.with_suffix(".new").open("w", encoding="utf-8") as stream:
+        yaml.dump(values, stream)
+    path.with_suffix(".new").rename(path)
+    return True
+
+
+def measure(wanted: Compression, name: str, contexts: list[mx.Context]) -> None:
+    """Train or score an experiment of the suite into its run folder."""
+    chosen = configs.load(wanted.folder / f"{name}.yaml")
+    baseline = configs.load_baseline(wanted.folder / f"{name}.yaml", chosen)
+    experiment.train(chosen, baseline, wanted.runs, contexts)
+
+
+def ranks_for(
+    wanted: Compression, savings: Sequence[float], contexts: list[mx.Context]
+) -> list[Rank]:
+    """The ranks that lose least of the trained head, for some space savings.
+
+    Its weight is compared in the metric of the activations that the trained network gives; see
+    :mod:`trnet.tensor.ranks`.
+
+    Raises
+    ------
+    UserError
+        If no rank saves as much, or the head cannot be decomposed.
+    """
+    config = configs.load(wanted.folder / f"{BASELINE}.yaml")
+    network, activations = experiment.activations(config, wanted.fit.images, contexts)
+    first, *others = _dense_weights(network.output, contexts[0])
+    if wanted.head == "trl" and others:
+        raise UserError(
+            f"{wanted.donor.name}: expected one dense layer in the head, for a TRL to decompose, "
+            f"got {1 + len(others)}; use --head tcl"
+        )
+    in_shape = activations[0].shape[1:]
+    is_pooled = first.shape[1] == in_shape[0] < np.prod(in_shape)
+    if is_pooled and wanted.head == "tcl":
+        raise UserError(f"{wanted.donor.name}: expected a head that does not pool, for a TCL")
+    samples = map(as_numpy, activations)
+    if is_pooled:
+        samples = (batch.mean(axis=SPATIAL_MODES) for batch in samples)
+    kept = in_shape[:1] if is_pooled else in_shape
+    weight = whitened(first.T.reshape(*kept, len(first)), samples, centred=True)
+    baseline_weights = first.size + sum(layer.size for layer in others)
+    ranks = []
+    for share in savings:
+        most = int((1 - share) * baseline_weights) - sum(layer.size for layer in others)
+        try:
+            if wanted.head == "tcl":
+                ranks.append(_tcl_rank(weight, most))
+            else:
+                form = FACTORIZATIONS[wanted.factorization]
+                ranks.append(_trl_rank(form, weight, in_shape, most))
+        except ValueError as error:
+            raise UserError(f"{wanted.donor.name}: savings of {share:g}: {error}") from None
+    return ranks
+
+
+def _dense_weights(head: HybridBlock, context: mx.Context) -> list[np.ndarray]:
+    """Weights (O, I) of a head's dense layers and 1×1 convolutions."""
+    layers = [block for block in head._children.values() if isinstance(block, LINEAR)]
+    weights = [as_numpy(layer.weight.data(context)) for layer in layers]
+    return [weight.reshape(len(weight), -1) for weight in weights]
+
+
+def _trl_rank(
+    form: type[Factorization], weight: np.ndarray, in_shape: tuple[int, ...], most: int
+) -> Rank:
+    """The rank of at most ``most`` parameters for a weight, which may be of a pooled input."""
+    pooled = len(in_shape) + 1 - weight.ndim
+
+    def whole(rank: Rank) -> Rank:
+        return (rank[0], *(1,) * pooled, rank[1]) if pooled else rank
+
+    def size(rank: Rank) -> int:
+        return form((*in_shape, weight.shape[-1]), whole(rank)).size
+
+    return whole(form.truncated_rank(weight, size, most))
+
+
+def _tcl_rank(weight: np.ndarray, most: int) -> Rank:
+    """The rank of a TCL that has at most ``most`` parameters with the dense layer after it."""
+    *in_shape, units = weight.shape
+
+    def size(rank: tuple[int, ...]) -> int:
+        return sum(map(prod, zip(rank, in_shape))) + prod(rank) * units
+
+    return truncated(mode_spectra(weight)[:-1], size, most)
+
+
+def choose(rows: Sequence[Row], tolerance: float) -> Row:
+    """The head that saves most, of those that lose no more than a tolerance of Top-1.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        The suite's, of which the first is the trained network.
+    tolerance : float
+        A share, as 0.005 for half a point.
+
+    Raises
+    ------
+    UserError
+        If every one loses more.
+    """
+    lowest = rows[0].top1.mean - 100 * tolerance
+    good = [row for row in rows[1:] if row.top1 and row.top1.mean >= lowest]
+    if not good:
+        best = max(rows[1:], key=lambda row: row.top1.mean)
+        raise UserError(
+            f"--tolerance {tolerance:g}: expected a head with a Top-1 of {lowest:.2f} % or more; "
+            f"the best, {best.name}, has {best.top1.mean:.2f} %"
+        )
+    return max(good, key=lambda row: row.space_savings)
+
+
+def report(suite: Suite, chosen: str) -> None:
+    """Write the suite's tables and plots, and of this choice ``compression.md`` and its plot."""
+    from trnet.report.plot import plot_savings
+
+    write_report(suite)
+    heading = f"# {suite.name}: heads of a trained network, decomposed"
+    write_aside(suite.output / "compression.md", f"{heading}\n\n{table(suite, chosen)}")
+    title = f"{suite.name}: Top-1 by space savings"
+    plot_savings(suite.rows, chosen, title, suite.output / "compression.png")
+
+
+def table(suite: Suite, chosen: str | None) -> str:
+    """Heads by their savings: how close they are to the trained one, and their Top-1; Markdown."""
+    fits = {run["name"]: run.get("fit", {}) for run in suite.measured}
+    measured = [row for row in suite.rows if row.top1]
+    first, *others = measured
+    rows = []
+    for row in [first, *sorted(others, key=lambda row: row.space_savings)]:
+        fit = fits[row.name]
+        errors = (fit.get(key) for key in ("weight_error", "output_error"))
+        rows.append(
+            [
+                f"{row.name} (chosen)" if row.name == chosen else row.name,
+                f"{row.space_savings:.2f}",
+                *("" if error is None else f"{100 * error:.2f}" for error in errors),
+                f"{row.top1.mean:.2f}",
+                f"{row.top1.mean - first.top1.mean:+.2f}",
+            ]
+        )
+    heading = ["Head", "Savings", "Weight off by", "Outputs off by", "Top-1", "Change"]
+    align = ["left", *["right"] * (len(heading) - 1)]
+    laid_out = tabulate.tabulate(rows, heading, "pipe", colalign=align, disable_numparse=True)
+    return f"{laid_out}\n\nAll in percent; a head that was trained on has no errors.\n"

@@ -1,0 +1,81 @@
+"""Choosing ranks: the ones that lose least of a weight, for a number of parameters.
+
+A form's ranks bound the ranks of unfoldings of W. A bound r loses at least the squared singular
+values of its unfolding from the r-th on. Ranks are lowered one at a time, from full ones: always
+the one that loses least of W per parameter saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Ranks = tuple[int, ...]
+
+_LARGEST_STEP = 0.02  # of a rank that is lowered: long spectra are smooth
+
+
+def mode_spectra(weight: np.ndarray) -> list[np.ndarray]:
+    """Squared singular values of every mode's unfolding, descending."""
+    return [
+        _squared_singular_values(np.moveaxis(weight, mode, 0).reshape(size, -1))
+        for mode, size in enumerate(weight.shape)
+    ]
+
+
+def cut_spectra(weight: np.ndarray) -> list[np.ndarray]:
+    """Squared singular values of the unfolding at every cut between modes, descending."""
+    return [
+        _squared_singular_values(weight.reshape(int(np.prod(weight.shape[:cut])), -1))
+        for cut in range(1, weight.ndim)
+    ]
+
+
+def _squared_singular_values(matrix: np.ndarray) -> np.ndarray:
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
+
+
+def truncated(spectra: Sequence[np.ndarray], size: Callable[[Ranks], int], most: int) -> Ranks:
+    """The ranks of at most ``most`` parameters that lose least of a weight, one after another.
+
+    Parameters
+    ----------
+    spectra : sequence of array
+        Of the unfoldings that the ranks bound.
+    size : callable
+        The number of parameters at some ranks.
+    most : int
+
+    Raises
+    ------
+    ValueError
+        If ranks of one have more parameters.
+    """
+    ranks = tuple(map(len, spectra))
+    lowest = size((1,) * len(ranks))
+    if lowest > most:
+        raise ValueError(f"expected at least {lowest} parameters, of ranks of one, got {most}")
+    while size(ranks) > most:
+        losses = {
+            lower: _loss(lower, ranks, spectra) / (size(ranks) - size(lower))
+            for lower in _lower(ranks)
+        }
+        ranks = min(losses, key=losses.get)
+    return ranks
+
+
+def _lower(ranks: Ranks) -> list[Ranks]:
+    """Ranks of which one is lower."""
+    steps = [max(1, int(r * _LARGEST_STEP)) for r in ranks]
+    return [
+        (*ranks[:place], r - steps[place], *ranks[place + 1 :])
+        for place, r in enumerate(ranks)
+        if r > 1
+    ]
+
+
+def _loss(lower: Ranks, ranks: Ranks, spectra: Sequence[np.ndarray]) -> float:
+    return sum(values[low:r].sum() for low, r, values in zip(lower, ranks, spectra))
