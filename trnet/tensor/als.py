@@ -16,7 +16,8 @@ from math import prod
 import numpy as np
 
 _RANDOM_STARTS = 5
-_TRIAL_SWEEPS, _SWEEPS = 30, 2000  # of every start, and of the best one, at most
+_TRIAL_SWEEPS, _SWEEPS = 30, 2000  # of every start, and of one that is followed, at most
+_WORK = 1e9  # sweeps times entries times the rank, after which no other start is followed
 _CONVERGED = 1e-6  # relative change of the squared error in a sweep: hundreds would gain 1e-4
 _EXACT = 1e-9  # relative error at which nothing is left to find
 _PROMISING = 0.1  # and below which the rank may be exact, but not found from every start
@@ -34,15 +35,18 @@ def fit(tensor: np.ndarray, rank: int) -> Factors:
     tensor = tensor / norm
     trials = []
     for start in _starts(tensor, rank):
-        trials.append(_descend(tensor, start, _TRIAL_SWEEPS))
-        if trials[-1][0] < _EXACT:
+        error, factors, _ = _descend(tensor, start, _TRIAL_SWEEPS)
+        trials.append((error, factors))
+        if error < _EXACT:
             break
     best: tuple[float, Factors] | None = None
+    left = _WORK / (tensor.size * rank)
     for _, start in sorted(trials, key=lambda trial: trial[0]):
-        error, factors = _descend(tensor, start, _SWEEPS)
+        error, factors, sweeps = _descend(tensor, start, _SWEEPS)
+        left -= sweeps
         if best is None or error < best[0]:
             best = error, factors
-        if best[0] < _EXACT or best[0] > _PROMISING:
+        if best[0] < _EXACT or best[0] > _PROMISING or left <= 0:
             break
     *others, last = normalised(best[1])
     return [*others, last * norm]
@@ -126,8 +130,8 @@ def _diagonalised(tensor: np.ndarray, rank: int, rng: np.random.Generator) -> Fa
     return factors
 
 
-def _descend(tensor: np.ndarray, factors: Factors, sweeps: int) -> tuple[float, Factors]:
-    """Sweeps until nothing changes; the relative error, and the factors."""
+def _descend(tensor: np.ndarray, factors: Factors, sweeps: int) -> tuple[float, Factors, int]:
+    """Sweeps until nothing changes; the relative error, the factors, and how many sweeps."""
     error = _error(tensor, factors)
     for sweep in range(1, sweeps + 1):
         swept = _sweep(tensor, factors, damping=_DAMPING * min(error, 1.0))
@@ -141,7 +145,7 @@ def _descend(tensor: np.ndarray, factors: Factors, sweeps: int) -> tuple[float, 
         factors, error = _balanced(swept), swept_error
         if error < _EXACT or abs(last**2 - error**2) < _CONVERGED * last**2:
             break
-    return error, factors
+    return error, factors, sweep
 
 
 def _sweep(tensor: np.ndarray, factors: Factors, damping: float) -> Factors:
