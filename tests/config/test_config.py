@@ -159,7 +159,8 @@ BROKEN = {
         head("{type: trl, rank: [33, 2, 2], factorization: tensor_train}"),
         ["model.head", "got 33", "32"],
     ),
-    "no epoch": (recipe(epochs="0"), ["train.epochs", "expected an integer ≥ 1, got 0"]),
+    "no epoch": (recipe(epochs="0"), ["train.epochs", "expected at least 1", "got 0"]),
+    "less than none": (recipe(epochs="-1"), ["train.epochs", "expected an integer ≥ 0, got -1"]),
     "half an epoch": (recipe(epochs="2.5"), ["train.epochs", "expected an integer, got 2.5"]),
     "yes as epochs": (recipe(epochs="true"), ["train.epochs", "True", "integer"]),
     "a word as rate": (

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
+import mxnet as mx
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from trnet import TRL
+from trnet.config import TRLHead
+from trnet.savings import space_savings
 from trnet.tensor.factorizations import CP, TensorTrain, Tucker
 from trnet.tensor.ranks import cut_spectra, mode_spectra, truncated
 
@@ -66,6 +71,55 @@ def test_too_few_parameters_are_refused(form, refusal):
     call = lambda: made.truncated_rank(np.ones(SHAPE), size, lowest - 1)  # noqa: E731
     refusal(call, f"at least {lowest} parameters", f"got {lowest - 1}")
     assert size(made.truncated_rank(np.ones(SHAPE), size, lowest)) == lowest
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("savings", [0, 0.3, 0.8, 0.95])
+def test_savings_keep_like_shares_of_all_modes(form, savings):
+    made = FORMS[form](SHAPE, {"savings": savings})
+    assert space_savings(made.size, prod(SHAPE)) >= savings
+    if form == "cp":
+        assert FORMS[form](SHAPE, made.rank + 1).size > (1 - savings) * prod(SHAPE)
+        return
+    largest = SHAPE if form == "tucker" else (8, 24, 6)
+    shares = [r / most for r, most in zip(made.rank, largest)]
+    assert all(
+        r == 1 or abs(share - max(shares)) < 1 / most + 1e-6
+        for r, share, most in zip(made.rank, shares, largest)
+    )
+    more = tuple(min(most, r + 1) for r, most in zip(made.rank, largest))
+    assert FORMS[form](SHAPE, more).size > (1 - savings) * prod(SHAPE)
+
+
+def test_savings_of_a_pooled_head_are_of_the_pooled_dense_layer():
+    made = Tucker((192, 7, 7, 10), {"savings": 0.4}, pooled_modes=(2, 3))
+    assert made.rank == (5, 1, 1, 5) and 0.4 <= space_savings(made.size, 1920) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        ({"savings": 0.999}, ["savings of 0.999: expected at least"]),
+        ({"savings": 1}, ["0 to below 1", "{'savings': 1}"]),
+        ({"savings": True}, ["0 to below 1"]),
+        ({"share": 0.5}, ["{'share': 0.5}"]),
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_impossible_savings_are_refused(form, rank, said, refusal):
+    refusal(lambda: FORMS[form](SHAPE, rank), "rank: ", *said)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_and_a_config_take_savings(form):
+    layer = TRL(10, {"savings": 0.7}, in_shape=(0, 0, 0), factorization=form)
+    layer.initialize()
+    assert layer(mx.nd.ones((2, 12, 5, 4))).shape == (2, 10)
+    assert layer.rank == FORMS[form]((12, 5, 4, 10), {"savings": 0.7}).rank
+    head = TRLHead(type="trl", rank={"savings": 0.7}, factorization=form)
+    assert head.rank == {"savings": 0.7}
+    with pytest.raises(ValidationError):
+        TRLHead(type="trl", rank={"savings": 7}, factorization=form)
 
 
 def test_spectra_are_those_of_the_unfoldings():

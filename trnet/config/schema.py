@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trnet.errors import ConfigError
-from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS
+from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS, is_savings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -39,9 +39,12 @@ def _rank_in_some_form(rank: Any) -> Any:
     """A TRL's rank; whether its factorization has ranks of this form is checked later."""
     is_exact = any(form.is_rank(rank) for form in FACTORIZATIONS.values())
     is_fraction = isinstance(rank, float) and 0 < rank <= 1
-    if is_exact or is_fraction or rank == "same":
+    if is_exact or is_fraction or rank == "same" or is_savings(rank):
         return rank
-    raise ValueError("integers ≥ 1 as the factorization has them, a float in (0, 1] or 'same'")
+    raise ValueError(
+        "integers ≥ 1 as the factorization has them, {savings: a share below 1}, a float in (0, 1] "
+        "or 'same'"
+    )
 
 
 def _each_once(values: list) -> list:
@@ -166,7 +169,7 @@ class TRLHead(Head):
     @model_validator(mode="after")
     def _suits_the_factorization(self) -> TRLHead:
         form = FACTORIZATIONS[self.factorization]
-        if not form.is_rank(self.rank) and not isinstance(self.rank, (float, str)):
+        if not form.is_rank(self.rank) and not isinstance(self.rank, (float, str, dict)):
             raise ValueError(
                 f"rank: expected {form.rank_form} ≥ 1 for factorization {self.factorization}, "
                 f"got {self.rank!r}"

@@ -37,11 +37,12 @@ class TRL(TensorBlock):
     ----------
     units : int
         O, the number of outputs.
-    rank : tuple of int, int, float or "same"
-        Tucker: (R1, …, RN, Rout). CP: an int. Tensor train: the inner ranks (r1, …, rN). A float
-        in (0, 1] means about that fraction of the full weight's parameters, as TensorLy's
-        ``validate_*_rank`` find it (less for tensor trains, whose ranks are bounded), and
-        ``"same"`` means 1.0.
+    rank : tuple of int, int, dict, float or "same"
+        Tucker: (R1, …, RN, Rout). CP: an int. Tensor train: the inner ranks (r1, …, rN).
+        ``{"savings": s}`` is the largest rank that saves the share s of the dense layer's weights,
+        with like shares of all modes. A float in (0, 1] means about that fraction of the full
+        weight's parameters, as TensorLy's ``validate_*_rank`` find it (less for tensor trains,
+        whose ranks are bounded), and ``"same"`` means 1.0.
     in_shape : tuple of int, optional
         (I1, …, IN), without the batch. None, or a 0 for a mode, defers it to the first input.
         The number of modes cannot be inferred from a CP rank or a fraction, so give zeros there:

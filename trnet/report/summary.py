@@ -192,4 +192,6 @@ def _rank(config: Config) -> str:
     rank = getattr(config.model.head, "rank", None)
     if isinstance(rank, (list, tuple)):
         return f"({', '.join(map(str, rank))})"
+    if isinstance(rank, dict):
+        return f"savings {rank['savings']:g}"
     return "" if rank is None else str(rank)

@@ -16,8 +16,9 @@ from math import prod
 import numpy as np
 
 _RANDOM_STARTS = 5
-_TRIAL_SWEEPS, _SWEEPS = 30, 2000  # of every start, and of one that is followed, at most
-_WORK = 1e9  # sweeps times entries times the rank, after which no other start is followed
+_TRIAL_SWEEPS = 30  # of every start
+_SWEEPS = (300, 2000)  # of one that is followed, at most: of a large tensor, and of a small one
+_WORK = 1e9  # sweeps times entries times the rank, between the two, and of all that are followed
 _CONVERGED = 1e-6  # relative change of the squared error in a sweep: hundreds would gain 1e-4
 _EXACT = 1e-9  # relative error at which nothing is left to find
 _PROMISING = 0.1  # and below which the rank may be exact, but not found from every start
@@ -42,7 +43,7 @@ def fit(tensor: np.ndarray, rank: int) -> Factors:
     best: tuple[float, Factors] | None = None
     left = _WORK / (tensor.size * rank)
     for _, start in sorted(trials, key=lambda trial: trial[0]):
-        error, factors, sweeps = _descend(tensor, start, _SWEEPS)
+        error, factors, sweeps = _descend(tensor, start, int(np.clip(left, *_SWEEPS)))
         left -= sweeps
         if best is None or error < best[0]:
             best = error, factors

@@ -92,26 +92,26 @@ def fit(
     def outputs(batch: np.ndarray) -> np.ndarray:
         return unpooled(batch).reshape(len(batch), -1) @ matrix
 
-    moments = _mode_moments((unpooled(batch) for batch in batches()), centred)
+    moments = mode_moments((unpooled(batch) for batch in batches()), centred)
     modes, metric = dict(zip(kept, moments)), None
     if weigh_classes:
-        metric = _fisher(outputs(batch) + bias for batch in batches())
+        metric = fisher(outputs(batch) + bias for batch in batches())
         modes[len(form.shape)] = metric
-    parameters = _decompose(form, weight.astype("float64"), modes)
+    parameters = decompose(form, weight.astype("float64"), modes)
     pairs = ((batch, outputs(batch)) for batch in batches())
-    return _refit(form, parameters, pairs, centred, metric)
+    return refit(form, parameters, pairs, centred, metric)
 
 
 def whitened(weight: np.ndarray, batches: Iterable[np.ndarray], centred: bool) -> np.ndarray:
     """A weight in the metric of its inputs, W ×1 Σ1^½ … ×N ΣN^½: (I1, …, IN, O)."""
     weight = weight.astype("float64")
-    for axis, moments in enumerate(_mode_moments(batches, centred)):
+    for axis, moments in enumerate(mode_moments(batches, centred)):
         half, _ = _square_roots(moments)
         weight = np.moveaxis(np.tensordot(half, weight, axes=(1, axis)), 0, axis)
     return weight
 
 
-def _mode_moments(batches: Iterable[np.ndarray], centred: bool) -> list[np.ndarray]:
+def mode_moments(batches: Iterable[np.ndarray], centred: bool) -> list[np.ndarray]:
     """Second moments (Ik, Ik) of every mode's fibres, about the samples' mean or about zero."""
     count, total, sums = 0, 0.0, None
     for batch in batches:
@@ -139,7 +139,7 @@ def _square_roots(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
-def _decompose(form: Factorization, weight: np.ndarray, modes: dict[int, np.ndarray]) -> Arrays:
+def decompose(form: Factorization, weight: np.ndarray, modes: dict[int, np.ndarray]) -> Arrays:
     """Decompose a weight in the metric of second moments, by mode, in the order of its modes."""
     inverses = {}
     for axis, (mode, moments) in enumerate(modes.items()):
@@ -153,7 +153,7 @@ def _decompose(form: Factorization, weight: np.ndarray, modes: dict[int, np.ndar
     return parameters
 
 
-def _refit(
+def refit(
     form: Factorization,
     parameters: Arrays,
     pairs: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -193,7 +193,7 @@ def _refit(
     return parameters, r - change @ z, float(error)
 
 
-def _fisher(scores: Iterable[np.ndarray]) -> np.ndarray:
+def fisher(scores: Iterable[np.ndarray]) -> np.ndarray:
     """The softmax's Fisher matrix E[diag p − ppᵀ], (O, O), of class scores (batch, O)."""
     count, total = 0, 0.0
     for batch in scores:

@@ -13,6 +13,7 @@ import numpy as np
 
 Ranks = tuple[int, ...]
 
+_TINY = 1e-9
 _LARGEST_STEP = 0.02  # of a rank that is lowered: long spectra are smooth
 
 
@@ -65,6 +66,22 @@ def truncated(spectra: Sequence[np.ndarray], size: Callable[[Ranks], int], most:
         }
         ranks = min(losses, key=losses.get)
     return ranks
+
+
+def balanced(largest: Ranks, size: Callable[[Ranks], int], most: int) -> Ranks:
+    """The same share of each of the ``largest`` ranks: as high as ``most`` parameters allow.
+
+    Parameters and errors are those of :func:`truncated`.
+    """
+
+    def ranks(share: float) -> Ranks:
+        return tuple(max(1, int(share * r)) for r in largest)
+
+    lowest = size(ranks(0))
+    if lowest > most:
+        raise ValueError(f"expected at least {lowest} parameters, of ranks of one, got {most}")
+    shares = {step / r + _TINY for r in largest for step in range(r + 1)}
+    return ranks(max(share for share in shares if size(ranks(share)) <= most))
 
 
 def _lower(ranks: Ranks) -> list[Ranks]:

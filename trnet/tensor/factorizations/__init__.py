@@ -7,7 +7,13 @@ Adding a form is one class, registered under its name::
 Layers, configs, tables and plots ask the class. Importing a form imports no MXNet.
 """
 
-from trnet.tensor.factorizations.base import Factorization, Rank, check_rank, is_integer
+from trnet.tensor.factorizations.base import (
+    Factorization,
+    Rank,
+    check_rank,
+    is_integer,
+    is_savings,
+)
 from trnet.tensor.factorizations.cp import CP
 from trnet.tensor.factorizations.tensor_train import TensorTrain
 from trnet.tensor.factorizations.tucker import Tucker
@@ -30,4 +36,5 @@ __all__ = [
     "Tucker",
     "check_rank",
     "is_integer",
+    "is_savings",
 ]

@@ -65,8 +65,6 @@ class Factorization(ABC):
         self, shape: tuple[int, ...], rank: Rank, pooled_modes: tuple[int, ...] = ()
     ) -> None:
         self.shape = tuple(shape)
-        fraction = _fraction(rank)
-        self.rank = self._exact_rank(rank) if fraction is None else self._rank_of(fraction)
         n_modes = len(self.shape) - 1
         if pooled_modes and not self.supports_pooling:
             raise ValueError(
@@ -79,6 +77,11 @@ class Factorization(ABC):
                 f"got {pooled_modes!r}"
             )
         self.pooled_modes = tuple(sorted(set(pooled_modes)))
+        fraction, savings = _fraction(rank), _savings(rank)
+        if savings is not None:
+            self.rank = self._exact_rank(self._rank_saving(savings))
+        else:
+            self.rank = self._exact_rank(rank) if fraction is None else self._rank_of(fraction)
 
     @staticmethod
     @abstractmethod
@@ -111,6 +114,19 @@ class Factorization(ABC):
     @abstractmethod
     def _rank_of(self, fraction: float) -> int | tuple[int, ...]:
         """The rank at which the form has this fraction of the full weight's parameters."""
+
+    def _rank_saving(self, savings: float) -> Rank:
+        """The rank that saves so much of the dense weight, and keeps like shares of all modes."""
+        kept = [n for mode, n in enumerate(self.shape, 1) if mode not in self.pooled_modes]
+        most = int((1 - savings) * prod(kept))
+        try:
+            return self._balanced_rank(most)
+        except ValueError as error:
+            raise ValueError(f"rank: savings of {savings:g}: {error}") from None
+
+    def _balanced_rank(self, most: int) -> Rank:
+        """The rank of at most ``most`` parameters that keeps like shares of all modes."""
+        raise ValueError(f"{self.title} has no rule that chooses a rank; give one")
 
     @abstractmethod
     def steps(self, reuse: float = TRAINING) -> tuple[Step, ...]:
@@ -264,6 +280,26 @@ def check_rank(rank: int, bound: int, where: str) -> None:
     """Refuse a rank that is not an integer from 1 to its bound; ``where`` it stands is named."""
     if not is_integer(rank) or not 1 <= rank <= bound:
         raise ValueError(f"rank for {where}: expected an integer from 1 to {bound}, got {rank!r}")
+
+
+def _savings(rank: Rank) -> float | None:
+    """The space savings that a rank asks for, if it is {"savings": …}."""
+    if not isinstance(rank, dict):
+        return None
+    if not is_savings(rank):
+        raise ValueError(
+            "rank: expected {'savings': a share from 0 to below 1} for a rank by its savings, "
+            f"got {rank!r}"
+        )
+    return float(rank["savings"])
+
+
+def is_savings(rank: Rank) -> bool:
+    """Whether a rank is a mapping {"savings": a share from 0 to below 1}."""
+    if not isinstance(rank, dict) or list(rank) != ["savings"]:
+        return False
+    share = rank["savings"]
+    return isinstance(share, Real) and not isinstance(share, bool) and 0 <= share < 1
 
 
 def _fraction(rank: Rank) -> float | None:

@@ -137,6 +137,9 @@ class CP(Factorization):
         terms = self._exact_terms(weight) or self._fit(weight)
         return dict(zip(self.parameter_shapes, als.normalised(terms)))
 
+    def _balanced_rank(self, most: int) -> Rank:
+        return self.truncated_rank(np.empty(0), lambda rank: CP(self.shape, rank).size, most)
+
     @classmethod
     def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
         if size(1) > most:

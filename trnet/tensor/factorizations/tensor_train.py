@@ -27,7 +27,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step
-from trnet.tensor.ranks import cut_spectra, truncated
+from trnet.tensor.ranks import balanced, cut_spectra, truncated
 from trnet.tensor.scaling import DAMPING, add_scaled, ready, squared_norm
 
 
@@ -159,6 +159,9 @@ class TensorTrain(Factorization):
             )
             cores = [core.asnumpy() for core in train]
         return dict(zip(self.parameter_shapes, cores))
+
+    def _balanced_rank(self, most: int) -> Rank:
+        return balanced(self._largest_ranks, lambda rank: TensorTrain(self.shape, rank).size, most)
 
     @classmethod
     def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:

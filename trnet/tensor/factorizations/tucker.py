@@ -28,7 +28,7 @@ from trnet.tensor.factorizations.base import (
 )
 from trnet.tensor.initial import averaging, leading_vectors, orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step, plan
-from trnet.tensor.ranks import mode_spectra, truncated
+from trnet.tensor.ranks import balanced, mode_spectra, truncated
 from trnet.tensor.scaling import (
     DAMPING,
     add_scaled,
@@ -135,6 +135,14 @@ class Tucker(Factorization):
             unpooled = self._unpooled.decompose(weight)
             return {name: self._with_pooling(name, unpooled.get) for name in self.parameter_shapes}
         return dict(zip(self.parameter_shapes, hooi(weight, self.rank)))
+
+    def _balanced_rank(self, most: int) -> Rank:
+        kept = [size for mode, size in enumerate(self.shape, 1) if mode not in self.pooled_modes]
+        largest = [
+            1 if mode in self.pooled_modes else min(size, prod(kept) // size)
+            for mode, size in enumerate(self.shape, 1)
+        ]
+        return balanced(largest, lambda rank: Tucker(self.shape, rank).size, most)
 
     @classmethod
     def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
