@@ -58,12 +58,12 @@ on 1 000 digits of MNIST with batches of 20. 'Plain gradients' are Gluon's train
 trnet before its scaled gradients.
 """
 
-# Of each network: the config whose recipe is used, and how many images it is trained on. An epoch
-# is shortened, not the number of epochs.
+# Of each network: the config whose recipe is used, but for what its suite tunes, the weight decay
+# here, and how many images it is trained on. An epoch is shortened, not the number of epochs.
 NETWORKS = {
-    "slim_resnet": ("configs/fashion_mnist/rank/flat.yaml", 6_000),
-    "small_vgg2": ("configs/fashion_mnist/factorization/dense.yaml", 12_000),
-    "few samples": ("configs/few_samples/dense_100.yaml", 1_000),
+    "slim_resnet": ("configs/fashion_mnist/rank/flat.yaml", 0.001, 6_000),
+    "small_vgg2": ("configs/fashion_mnist/factorization/dense.yaml", 0.001, 12_000),
+    "few samples": ("configs/few_samples/dense_100.yaml", 0.005, 1_000),
 }
 _DENSE = {"dense": {"type": "dense", "hidden": []}}
 _VGG_HEADS = {  # for (32, 7, 7) -> 10
@@ -158,13 +158,14 @@ def measure(network: str, heads: Sequence[str], file: Path, runs: Path) -> None:
 
 def make_config(network: str, head: str, rate: float, seed: int) -> Config:
     """The experiment: a network's own recipe with another head, rate and seed, for two epochs."""
-    path, samples = NETWORKS[network]
+    path, weight_decay, samples = NETWORKS[network]
     values = config.load(path).model_dump(exclude={"tune", "baseline", "name", "suite", "seed"})
     head, _, way = head.partition(", ")
     changed_head, changed_recipe = ALTERNATIVES.get(way, ({}, {}))
     if head == "dense":
         changed_head = {}
-    recipe = {"epochs": 2, "learning_rate": rate * _ADAM if way == "Adam" else rate}
+    learning_rate = rate * _ADAM if way == "Adam" else rate
+    recipe = {"epochs": 2, "learning_rate": learning_rate, "weight_decay": weight_decay}
     values["dataset"]["samples"] = samples
     values["model"]["head"] = {**HEADS[network][head], **changed_head}
     values["train"] = {**values["train"], **recipe, **changed_recipe}

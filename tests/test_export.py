@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 import mxnet as mx
@@ -13,10 +15,11 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 from trnet import TCL, TRL, experiment, fold
-from trnet.config import Config
+from trnet.config import Config, load
 from trnet.errors import UserError
 from trnet.export import export_onnx, export_symbol, load_exported
 from trnet.models import build_network
+from trnet.result import read_result
 
 SHAPE = (1, 28, 28)
 HEADS = {
@@ -226,6 +229,29 @@ def test_an_exported_run_scores_as_its_checkpoint(form, folds, run, tmp_path):
 def test_an_export_goes_into_the_run_folder(run):
     assert experiment.export(run, "best", "onnx", True, None) == run / "small.onnx"
     assert experiment.export(run, "best", "symbol", True, None) == run / "small-symbol.json"
+
+
+@pytest.mark.parametrize("form", ["onnx", "symbol"])
+def test_a_card_says_what_a_file_is_and_how_to_make_it_again(form, run, tmp_path):
+    file = experiment.export(run, "latest", form, True, tmp_path / "net.onnx")
+    path = experiment.write_card(run, "latest", file)
+    text, result = path.read_text(), read_result(run)
+    weights = tmp_path / ("net.onnx" if form == "onnx" else "net.onnx-0000.params")
+    hits, digest = round(1000 * result["top1"]), hashlib.sha256(weights.read_bytes()).hexdigest()
+    low, high = proportion(hits, 1000)
+    assert path == file.with_name(f"{file.name}.md") and digest in text
+    assert f"{hits / 10:.2f} % ({low:.2f} to {high:.2f})" in text
+    assert "small_vgg2, TRL (8, 4, 4, 10)" in text and "1 692 weights" in text
+    (tmp_path / "small.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S).group(1))
+    assert load(tmp_path / "small.yaml") == load(run / "config.yaml")
+
+
+def proportion(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's interval, in percent: Wilson (1927), equation 4."""
+    z, share = 1.959964, hits / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return 100 * (centre - half), 100 * (centre + half)
 
 
 @pytest.mark.parametrize(

@@ -337,6 +337,35 @@ def export(
         raise UserError(f"{folder}: {error}") from None
 
 
+def write_card(folder: Path, which: str, file: Path) -> Path:
+    """Write the card of what was exported of a run, beside it; returns its path.
+
+    Parameters
+    ----------
+    folder, which
+        As for :func:`export`.
+    file : Path
+        What that returned.
+
+    Raises
+    ------
+    UserError
+        If the run is not finished.
+    """
+    from trnet.report.card import card  # SciPy's statistics take a second to import
+
+    result = read_result(folder)
+    if result is None:
+        raise UserError(f"{folder}: expected a finished run for a card, found no result.json")
+    config = configs.load(folder / "config.yaml")
+    last = getattr(checkpoint, which)(folder / "checkpoints")
+    scores = checkpoint.load_metrics(last)[-1]
+    path = file.with_name(f"{file.name}.md")
+    weights = file.with_name(file.name.replace("-symbol.json", "-0000.params"))
+    write_aside(path, card(config, result, scores, weights))
+    return path
+
+
 def patterns(config: Config, runs: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     """The leading ``count`` patterns of pixels that a config's run has learnt.
 

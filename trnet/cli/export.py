@@ -15,7 +15,7 @@ from trnet.cli import arguments
 EXAMPLES = """
 trnet export runs/mnist/vgg_trl_8/seed0
 trnet export runs/mnist/vgg_trl_8/seed0 --format symbol --output digits
-trnet export runs/mnist/vgg_trl_8/seed0 --no-fold --output small.onnx
+trnet export runs/mnist/vgg_trl_8/seed0 --no-fold --output small.onnx --card
 """
 
 
@@ -39,6 +39,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="for a symbol, without -symbol.json (default: RUN/<name>.onnx, RUN/<name>)",
     )
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="also write FILE.md: data, recipe, Top-1 with its interval, and the config",
+    )
     arguments.add_checkpoint(parser)
 
 
@@ -55,3 +60,5 @@ def run(options: Namespace) -> None:
         options.root,
     )
     print(f"Written to {file}")
+    if options.card:
+        print(f"Card in {experiment.write_card(options.run, options.checkpoint, file)}")

@@ -159,6 +159,11 @@ def _row(config, weights, runs, published, configs) -> Row:
     )
 
 
+def head_text(config: Config) -> str:
+    """A config's head in words, as TRL (8, 4, 4, 10)."""
+    return f"{_kind(config, config)} {_rank(config)}".strip()
+
+
 def _by_seed(runs: Sequence[dict], config: Config) -> dict[int, dict]:
     return {run["seed"]: run for run in current(runs, [config])}
 
