@@ -63,7 +63,7 @@ def _engines(run: Path) -> Iterator[tuple[Callable[[int], Callable[[], None]], i
     import mxnet as mx
     from mxnet.contrib.quantization import quantize_net
 
-    from trnet import config, experiment, fold
+    from trnet import config, experiment, fold, inference
     from trnet.export import load_exported
     from trnet.training import checkpoint
 
@@ -79,7 +79,7 @@ def _engines(run: Path) -> Iterator[tuple[Callable[[int], Callable[[], None]], i
         return float((np.concatenate(scores).argmax(axis=1) == labels).mean())
 
     with tempfile.TemporaryDirectory() as folder:
-        file = experiment.export(run, "latest", "onnx", True, Path(folder) / "net.onnx")
+        file = inference.export(run, "latest", "onnx", True, Path(folder) / "net.onnx")
         session, _ = load_exported(file)
         yield _onnx_call(file, images), file.stat().st_size, top1(session)
         network = experiment.build(chosen, dataset)

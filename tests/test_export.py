@@ -14,7 +14,7 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from trnet import TCL, TRL, experiment, fold
+from trnet import TCL, TRL, experiment, fold, inference
 from trnet.config import Config, load
 from trnet.errors import UserError
 from trnet.export import export_onnx, export_symbol, load_exported
@@ -218,23 +218,23 @@ def run(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("folds", [False, True], ids=["factors", "folded"])
 @pytest.mark.parametrize("form", ["onnx", "symbol"])
 def test_an_exported_run_scores_as_its_checkpoint(form, folds, run, tmp_path):
-    file = experiment.export(run, "latest", form, folds, tmp_path / "net.onnx")
-    config, epoch, exported = experiment.score(file, "latest", [mx.cpu()])
-    expected_config, _, expected = experiment.score(run, "latest", [mx.cpu()])
+    file = inference.export(run, "latest", form, folds, tmp_path / "net.onnx")
+    config, epoch, exported = inference.score(file, "latest", [mx.cpu()])
+    expected_config, _, expected = inference.score(run, "latest", [mx.cpu()])
     assert (config, epoch) == (expected_config, None)
     assert (exported.top1, exported.top5) == (expected.top1, expected.top5)
     assert exported.loss == pytest.approx(expected.loss, rel=1e-4)
 
 
 def test_an_export_goes_into_the_run_folder(run):
-    assert experiment.export(run, "best", "onnx", True, None) == run / "small.onnx"
-    assert experiment.export(run, "best", "symbol", True, None) == run / "small-symbol.json"
+    assert inference.export(run, "best", "onnx", True, None) == run / "small.onnx"
+    assert inference.export(run, "best", "symbol", True, None) == run / "small-symbol.json"
 
 
 @pytest.mark.parametrize("form", ["onnx", "symbol"])
 def test_a_card_says_what_a_file_is_and_how_to_make_it_again(form, run, tmp_path):
-    file = experiment.export(run, "latest", form, True, tmp_path / "net.onnx")
-    path = experiment.write_card(run, "latest", file)
+    file = inference.export(run, "latest", form, True, tmp_path / "net.onnx")
+    path = inference.write_card(run, "latest", file)
     text, result = path.read_text(), read_result(run)
     weights = tmp_path / ("net.onnx" if form == "onnx" else "net.onnx-0000.params")
     hits, digest = round(1000 * result["top1"]), hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -267,22 +267,22 @@ def test_a_file_that_is_no_export_is_refused(name, content, said, tmp_path):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"^[^\n]*{name}: {said}[^\n]*$"):
-        experiment.score(tmp_path / name, "latest", [mx.cpu()])
+        inference.score(tmp_path / name, "latest", [mx.cpu()])
 
 
 @pytest.mark.parametrize("damaged", ["net-symbol.json", "net-0000.params"])
 def test_a_damaged_symbol_is_refused(damaged, run, tmp_path):
-    file = experiment.export(run, "latest", "symbol", True, tmp_path / "net")
+    file = inference.export(run, "latest", "symbol", True, tmp_path / "net")
     content = (tmp_path / damaged).read_bytes()
     (tmp_path / damaged).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"^[^\n]*net-symbol.json: expected a symbol[^\n]*$"):
-        experiment.score(file, "latest", [mx.cpu()])
+        inference.score(file, "latest", [mx.cpu()])
 
 
 def test_a_file_of_others_has_no_config(tmp_path):
     path = export_onnx(trained("small_vgg2", HEADS["cp"]), tmp_path / "net.onnx", SHAPE)
     with pytest.raises(UserError, match="expected a file that `trnet export` wrote"):
-        experiment.score(path, "latest", [mx.cpu()])
+        inference.score(path, "latest", [mx.cpu()])
 
 
 @pytest.mark.parametrize("export", [export_onnx, export_symbol])

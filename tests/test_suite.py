@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from toy_suite import make_result, make_results, make_suite
 
-from trnet import experiment
+from trnet import experiment, inference
 from trnet.errors import UserError
 from trnet.result import write_result, write_results
 from trnet.suite import Suite
@@ -123,9 +123,9 @@ def test_patterns_are_of_the_configs_own_runs(suite):
     """A run folder of another config with that name, or without its checkpoint, is skipped."""
     config = suite.configs["tiny"].with_seed(0)
     folder = suite.runs / "toy/tiny/seed0"
-    assert experiment.patterns(config, suite.runs, 3) is None
+    assert inference.patterns(config, suite.runs, 3) is None
     (folder / "checkpoints").mkdir(parents=True)
     for made in (config, suite.configs["base"]):
         write_result(folder, make_result(made, 0, 0.5))
-        assert experiment.patterns(config, suite.runs, 3) is None
+        assert inference.patterns(config, suite.runs, 3) is None
         assert replace(suite).spatial_patterns(3) == {}

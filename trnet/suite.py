@@ -139,13 +139,13 @@ class Suite:
         """
         if not (self.runs / self.name).is_dir():
             return {}
-        from trnet import experiment
+        from trnet import inference
 
         patterns = {}
         for row in self.rows:
             seeds = [run["seed"] for run in self.measured if run["name"] == row.name]
             trained = (self.configs[row.name].with_seed(seed) for seed in seeds)
-            found = (experiment.patterns(config, self.runs, count) for config in trained)
+            found = (inference.patterns(config, self.runs, count) for config in trained)
             first = next(filter(None, found), None)
             if first is not None:
                 patterns[row.name] = first

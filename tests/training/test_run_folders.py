@@ -5,7 +5,7 @@ import json
 import pytest
 from training.helpers import CONFIG, CPU, ROOT
 
-from trnet import config, experiment
+from trnet import config, experiment, inference
 from trnet.errors import UserError
 from trnet.run_folder import held, run_folder
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_scores_as_its_epoch_did(finished):
     runs, chosen, result = finished
     folder = run_folder(runs, chosen)
     for which in ("latest", "best"):
-        scored, epoch, scores = experiment.score(folder, which, CPU.devices)
+        scored, epoch, scores = inference.score(folder, which, CPU.devices)
         assert (scored, epoch) == (chosen, 1)
         assert scores.top1 == result["top1"] and scores.loss == pytest.approx(result["loss"])
 
@@ -144,4 +144,4 @@ def test_savings_are_against_the_baseline_on_the_same_data(tmp_path):
 def test_evaluation_finds_data_that_moved(finished):
     runs, chosen, _ = finished
     with pytest.raises(UserError, match=r"dataset\.root: expected null, .* got 'elsewhere'"):
-        experiment.score(run_folder(runs, chosen), "latest", CPU.devices, root="elsewhere")
+        inference.score(run_folder(runs, chosen), "latest", CPU.devices, root="elsewhere")

@@ -28,13 +28,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Print the scores."""
-    from trnet import experiment
+    from trnet import inference
     from trnet.training.devices import parse_devices
 
     contexts = parse_devices(options.devices)
-    config, epoch, scores = experiment.score(
-        options.run, options.checkpoint, contexts, options.root
-    )
+    config, epoch, scores = inference.score(options.run, options.checkpoint, contexts, options.root)
     which = options.run.name if epoch is None else f"after epoch {epoch}"
     print(f"{config.suite}/{config.name}, seed {config.seed}, {which}")
     print(f"Top-1  {100 * scores.top1:.2f} %")

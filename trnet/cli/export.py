@@ -49,9 +49,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Write the file."""
-    from trnet import experiment
+    from trnet import inference
 
-    file = experiment.export(
+    file = inference.export(
         options.run,
         options.checkpoint,
         options.format,
@@ -61,4 +61,4 @@ def run(options: Namespace) -> None:
     )
     print(f"Written to {file}")
     if options.card:
-        print(f"Card in {experiment.write_card(options.run, options.checkpoint, file)}")
+        print(f"Card in {inference.write_card(options.run, options.checkpoint, file)}")
