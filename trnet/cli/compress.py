@@ -130,7 +130,8 @@ def run(options: Namespace) -> None:
         compression.measure(wanted, name, contexts)
     chosen = names[0]
     if options.tolerance is not None:
-        chosen = compression.choose(wanted.suite.rows, options.tolerance).name
+        rows = [row for row in wanted.suite.rows if row.name in (compression.BASELINE, *names)]
+        chosen = compression.choose(rows, options.tolerance).name
     if options.finetune is not None:
         chosen = compression.add_tuned(wanted, chosen, options.finetune, options.freeze)
         compression.measure(wanted, chosen, contexts)
