@@ -153,6 +153,21 @@ def test_the_limit_follows_a_users_multiplier(form):
     assert turn == pytest.approx(0.3, rel=1e-3)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_steps_of_other_optimizers_are_not_limited(optimizer):
+    """They do not grow with the gradient, and the limit of its step says nothing of theirs."""
+    moved = []
+    for size in (1, 1e6):
+        mx.random.seed(0)
+        layer = trl("tucker", dtype="float32")
+        before = factors(layer)
+        x, head = normal(8, *IN_SHAPE, dtype="float32"), normal(8, UNITS, dtype="float32")
+        backward(layer, size * x, head)
+        Trainer(layer.collect_params(), optimizer, {"learning_rate": 1.0}).step(8)
+        moved.append(np.linalg.norm(factors(layer)["factor1"] - before["factor1"]))
+    assert moved[1] == pytest.approx(moved[0], rel=0.01) and moved[0] > 0.5
+
+
 def test_a_factor_of_zero_learns(form):
     layer = trl(form)
     name = next(iter(set(factors(layer)) - {layer.factorization.scale_name(3)}))

@@ -29,7 +29,8 @@ class Trainer(gluon.Trainer):
     ``grad_req="null"`` is frozen, and the others then move W as well as they can without it.
 
     A step is the dense layer's to first order. So one that would turn a factor by more than 0.3
-    rad, its momentum included, is shortened: see :func:`trnet.tensor.scaling.limited`.
+    rad, its momentum included, is shortened: see :func:`trnet.tensor.scaling.limited`. That is
+    computed for SGD and NAG; the steps of other optimisers are not those of their gradients.
 
     Parameters
     ----------
@@ -86,8 +87,9 @@ class Trainer(gluon.Trainer):
     def _lasting_rate(self) -> float:
         """What a summed gradient is multiplied by in the end, with all the momentum it leaves."""
         optimizer = self._optimizer
-        rate = optimizer.learning_rate * optimizer.rescale_grad
-        return rate / (1 - getattr(optimizer, "momentum", 0.0))
+        if not isinstance(optimizer, (mx.optimizer.SGD, mx.optimizer.NAG)):
+            return 0.0  # whose steps are not limited
+        return optimizer.learning_rate * optimizer.rescale_grad / (1 - optimizer.momentum)
 
     def _current_scalings(self) -> Iterator[Scaling]:
         """One scaling per TRL that has trained factors, which may differ from step to step."""
@@ -133,9 +135,12 @@ class Scaling:
         form, wide_values = layer.factorization, _cast(values, dtype, wide)
         wide_gradients = _cast(gradients, dtype, wide)
         scaled = form.scaled_gradients(mx.sym, wide_values, wide_gradients, constant)
-        # W is linear in the parameter of its scale, so its step is exact, at any length.
+        # W is linear in the parameter of its scale, so its step is exact, at any length. A form
+        # without a scaling gave its gradients back.
         scale = form.scale_name(len(form.shape) - 1)
-        turning = {name: step for name, step in scaled.items() if name != scale}
+        is_scaled = scaled is not wide_gradients
+        turning = {name: step for name, step in scaled.items() if name != scale and is_scaled}
+        self._turning = [factors[name] for name in turning]
         if turning:
             steps = limited(mx.sym, turning, wide_values, rate, constant, wide)
             scaled = {**scaled, **steps}
@@ -159,7 +164,7 @@ class Scaling:
 
     def __call__(self, rate: float) -> list[list]:
         """The scaled gradient of each trained parameter, on every device, for a learning rate."""
-        rate *= max(parameter.lr_mult for parameter in self.trained) / LARGEST_TURN
+        rate *= max((parameter.lr_mult for parameter in self._turning), default=0) / LARGEST_TURN
         on_devices = []
         for device in self.trained[0].list_ctx():
             arrays = [parameter.data(device) for parameter in self._factors]

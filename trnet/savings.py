@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def space_savings(weights: int, baseline_weights: int) -> float:
     """Compute 1 − n_new / n_original, the measure of the papers and of the talk's tables.
@@ -23,3 +25,8 @@ def space_savings(weights: int, baseline_weights: int) -> float:
         As a fraction, at most 1; negative for a head that is larger.
     """
     return 1 - weights / baseline_weights
+
+
+def most_weights(savings: float, baseline_weights: int) -> int:
+    """The largest number of weights that saves a share of the baseline's."""
+    return math.floor((1 - savings) * baseline_weights + 1e-6)  # 0.1 · 10 is a little less than 1

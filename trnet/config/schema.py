@@ -41,9 +41,10 @@ def _rank_in_some_form(rank: Any) -> Any:
     is_fraction = isinstance(rank, float) and 0 < rank <= 1
     if is_exact or is_fraction or rank == "same" or is_savings(rank):
         return rank
-    raise ValueError(
-        "integers ≥ 1 as the factorization has them, {savings: a share below 1}, a float in (0, 1] "
-        "or 'same'"
+    raise PydanticCustomError(
+        "rank",
+        "integers ≥ 1 as the factorization has them, {{savings: a share below 1}}, a float in "
+        "(0, 1] or 'same'",
     )
 
 
@@ -280,7 +281,7 @@ class Train(_Schema):
 
     ``clip_gradient`` bounds the norm of all gradients together, ``accumulate`` is the number of
     batches per step, and ``freeze`` names what is not trained; see :mod:`trnet.training.freezing`.
-    No epochs score a network as it starts, with trained weights.
+    With 0 epochs, the network is scored as it starts; this needs trained weights.
     """
 
     epochs: Annotated[int, Field(ge=0)]

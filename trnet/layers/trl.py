@@ -45,7 +45,7 @@ class TRL(TensorBlock):
         whose ranks are bounded), and ``"same"`` means 1.0.
     in_shape : tuple of int, optional
         (I1, …, IN), without the batch. None, or a 0 for a mode, defers it to the first input.
-        The number of modes cannot be inferred from a CP rank or a fraction, so give zeros there:
+        The number of modes cannot be inferred from a CP rank, savings or a fraction; give zeros:
         ``in_shape=(0, 0, 0)``.
     factorization : {"tucker", "cp", "tensor_train"}, default "tucker"
         Or another name of :data:`~trnet.tensor.factorizations.FACTORIZATIONS`.
@@ -235,7 +235,7 @@ class TRL(TensorBlock):
             pooled_modes = self._pooled_modes
         pooled_modes = self._checked_pooling(pooled_modes)
         with self._naming_layer():
-            form = self._make(in_shape, pooled_modes)
+            form = self._form((*in_shape, self._units), self.rank, pooled_modes)
         if len(pooled_modes) == len(in_shape):
             self._error(
                 f"pooled_modes: expected at least one mode of the input left, got {pooled_modes}"

@@ -27,7 +27,7 @@ def learning_rate(train: Train, steps_per_epoch: int) -> Callable[[int], float]:
     warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
     if isinstance(schedule, CosineSchedule):
         return mx.lr_scheduler.CosineScheduler(
-            max_update=max(1, train.epochs) * steps_per_epoch,  # more than none, for MXNet
+            max_update=train.epochs * steps_per_epoch,
             base_lr=train.learning_rate,
             final_lr=schedule.final,
             warmup_steps=warmup_steps,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NoReturn, Union
 
 import numpy as np
 
+from trnet.savings import most_weights
 from trnet.tensor.contraction import Product
 from trnet.tensor.plan import TRAINING, Step
 
@@ -28,9 +29,9 @@ class Factorization(ABC):
     ----------
     shape : tuple of int
         (I1, …, IN, O).
-    rank : int, float, str or tuple of int
+    rank : int, float, str, dict or tuple of int
         As the form has it; a float in (0, 1] is that fraction of the full weight's parameters, and
-        ``"same"`` is 1.0.
+        ``"same"`` is 1.0; ``{"savings": s}`` saves the share s of the dense weight's.
     pooled_modes : tuple of int
         Modes that average pooling stood for, where the form ``supports_pooling``: their parameters
         start with that average, and :meth:`decompose` takes a weight without these modes.
@@ -118,9 +119,8 @@ class Factorization(ABC):
     def _rank_saving(self, savings: float) -> Rank:
         """The rank that saves so much of the dense weight, and keeps like shares of all modes."""
         kept = [n for mode, n in enumerate(self.shape, 1) if mode not in self.pooled_modes]
-        most = int((1 - savings) * prod(kept))
         try:
-            return self._balanced_rank(most)
+            return self._balanced_rank(most_weights(savings, prod(kept)))
         except ValueError as error:
             raise ValueError(f"rank: savings of {savings:g}: {error}") from None
 

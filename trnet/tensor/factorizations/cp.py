@@ -138,7 +138,9 @@ class CP(Factorization):
         return dict(zip(self.parameter_shapes, als.normalised(terms)))
 
     def _balanced_rank(self, most: int) -> Rank:
-        return self.truncated_rank(np.empty(0), lambda rank: CP(self.shape, rank).size, most)
+        return self.truncated_rank(
+            np.empty(0), lambda rank: type(self)(self.shape, rank).size, most
+        )
 
     @classmethod
     def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:

@@ -161,7 +161,7 @@ class TensorTrain(Factorization):
         return dict(zip(self.parameter_shapes, cores))
 
     def _balanced_rank(self, most: int) -> Rank:
-        return balanced(self._largest_ranks, lambda rank: TensorTrain(self.shape, rank).size, most)
+        return balanced(self._largest_ranks, lambda rank: type(self)(self.shape, rank).size, most)
 
     @classmethod
     def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:

@@ -142,7 +142,7 @@ class Tucker(Factorization):
             1 if mode in self.pooled_modes else min(size, prod(kept) // size)
             for mode, size in enumerate(self.shape, 1)
         ]
-        return balanced(largest, lambda rank: Tucker(self.shape, rank).size, most)
+        return balanced(largest, lambda rank: type(self)(self.shape, rank).size, most)
 
     @classmethod
     def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
