@@ -167,6 +167,12 @@ def test_a_tolerance_chooses_the_head_that_saves_most(compress):
     [
         (["--rank", "[40, 7, 7, 10]"], "from 1 to 32, got 40"),
         (["--rank", "[8, 4, 4"], "--rank"),
+        (["--rank", ""], "--rank: expected an integer ≥ 1, or a list of them"),
+        (["--rank", "{savings: 0.9}"], "--rank: expected an integer ≥ 1, or a list of them"),
+        (["--rank", "a/b"], "--rank: expected an integer ≥ 1, or a list of them"),
+        (["--rank", "7"], "model.head.rank: expected a list [R1"),
+        (["--budget", "0.5", "--freeze"], "--freeze: expected --finetune"),
+        (["--budget", "0.5", "--head", "tcl", "--weigh-classes"], "--weigh-classes: expected"),
         (["--factorization", "cpp", "--rank", "3"], "--factorization: expected one of tucker"),
         (["--budget", "0.999"], "savings of 0.999: expected at least 57 parameters"),
         (["--budget", "1"], "--budget: expected a share"),
@@ -191,26 +197,36 @@ def test_what_is_no_trained_dense_network_is_refused(refused, compress):
 def test_a_config_of_the_users_is_kept(compress, refused):
     path = Path("configs/mine/trl_8_4_4_10.yaml")
     path.parent.mkdir(parents=True)
+    path.write_text("name: [mine\n")
+    assert "not valid YAML" in refused("--rank", "[8, 4, 4, 10]", "--configs", "configs/mine")
     path.write_text("name: mine\n")
     said = refused("--rank", "[8, 4, 4, 10]", "--configs", "configs/mine")
     assert "is another config already" in said and path.read_text() == "name: mine\n"
 
 
-@pytest.mark.parametrize("pooling", [True, False])
-def test_a_network_of_the_zoo_with_its_weights(compress, tmp_path, pooling):
+def test_a_network_that_pools_with_its_weights_in_a_file(compress, refused, tmp_path):
     """As an engineer has it: a config of a backbone, and a file."""
     donor = build_network("small_resnet8", {"type": "dense", "hidden": []}, (1, 28, 28), 10)
     donor.initialize(mx.init.MSRAPrelu())
     donor(mx.nd.zeros((1, 1, 28, 28)))
     donor.save_parameters(str(tmp_path / "donor.params"))
-    Path("zoo").mkdir(exist_ok=True)
+    Path("zoo").mkdir()
     Path("zoo/net.yaml").write_text(CONFIG.replace("small_vgg2", "small_resnet8"))
-    weights = ["--set", f"model.pretrained={tmp_path / 'donor.params'}"]
-    compress(
-        "--budget", "0.3", *weights, "--configs", f"configs/zoo{pooling:d}", source="zoo/net.yaml"
-    )
-    (name,) = (p.stem for p in Path(f"configs/zoo{pooling:d}").glob("trl*.yaml"))
-    assert name.count("_1_1_") == 1
+    to = ["--set", f"model.pretrained={tmp_path / 'donor.params'}", "--configs", "configs/zoo"]
+    compress("--budget", "0.3", *to, source="zoo/net.yaml")
+    names = [path.stem for path in Path("configs/zoo").glob("trl*.yaml")]
+    assert len(names) == 1 and names[0].count("_1_1_") == 1
+    for form in ("cp", "tensor_train"):
+        said = refused("--budget", "0.3", "--factorization", form, *to, source="zoo/net.yaml")
+        assert "expected a head that does not pool, for" in said
+    said = refused("--budget", "0.3", "--head", "tcl", *to, source="zoo/net.yaml")
+    assert "expected a head that does not pool, for a TCL" in said
+    said = refused("--rank", "3", "--factorization", "cp", *to, source="zoo/net.yaml")
+    assert "model.fit: expected a head that can be fitted" in said
+    assert not Path("configs/zoo/trl_cp_3.yaml").exists()
+    # Savings of 0.9 and more cannot be had.
+    compress("--tolerance", "0.9", *to, source="zoo/net.yaml")
+    assert 2 <= len(list(Path("configs/zoo").glob("trl*.yaml"))) <= 4
 
 
 def test_a_start_is_fitted_only_to_what_it_can_express(folder, refused):
@@ -256,7 +272,9 @@ def test_images_make_the_outputs_closer(folder):
         network = build_network("small_vgg2", head, shape, 10)
         network.initialize()
         network(mx.nd.zeros((1, *shape)))
-        start = load_pretrained(network, "small_vgg2", str(file), shape, 10, given)
+        start = load_pretrained(
+            network, "small_vgg2", str(file), shape, 10, given and (lambda: images)
+        )
         scores = mx.nd.concat(*(network(batch) for batch in images), dim=0).asnumpy()
         losses[given is None] = scores
         assert start.is_whole and ("outputs" in str(start)) is (given is not None)

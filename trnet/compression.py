@@ -7,7 +7,9 @@ training images, and is scored without any training. They are configs and run fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,6 +30,7 @@ from trnet.models.heads import SPATIAL_MODES
 from trnet.report.summary import Row
 from trnet.report.write import write_report
 from trnet.run_folder import run_folder
+from trnet.savings import most_weights
 from trnet.suite import Suite
 from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.factorizations import FACTORIZATIONS, Factorization, Rank
@@ -39,7 +42,7 @@ BASELINE = "dense"
 SAVINGS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # that are tried for a tolerance
 _SHORT = {"tensor_train": "tt"}
 _TUNED = "tuned"
-_SLOWER = 0.1  # a fine-tuning's learning rate, of the training's
+_SLOWER = 0.1  # fine-tuning uses this fraction of the learning rate
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ def write_donor(wanted: Compression) -> None:
     """Write the config of the trained network, the suite's baseline."""
     donor = wanted.donor
     train = donor.train.model_copy(update={"epochs": 0, "freeze": []})
-    model = donor.model.model_copy(update={"fit": wanted.fit})  # nothing in it starts untrained
+    # A fit makes the run fail if any layer of the head is not loaded.
+    model = donor.model.model_copy(update={"fit": wanted.fit})
     update = {"name": BASELINE, "baseline": None, "tune": None, "train": train, "model": model}
     values = donor.model_copy(update=update).model_dump(exclude_none=True, exclude={"suite"})
     _write(wanted.folder / f"{BASELINE}.yaml", values)
@@ -147,24 +151,23 @@ def write_donor(wanted: Compression) -> None:
 def add(wanted: Compression, rank: Rank) -> str:
     """Write the config of a compressed head; returns its name."""
     name = wanted.name_of(rank)
-    model = {"head": wanted.head_of(rank), "fit": wanted.fit.model_dump()}
+    model = {"head": wanted.head_of(rank)}
     values = {"extends": f"{BASELINE}.yaml", "name": name, "baseline": BASELINE, "model": model}
     path = wanted.folder / f"{name}.yaml"
     is_new = _write(path, values)
-    try:
+    with _kept_if_usable(path, is_new):
         config = configs.load(path)
         experiment.build(config, experiment.find_dataset(config))
-    except ConfigError:
-        if is_new:
-            path.unlink()
-        raise
     return name
 
 
 def add_tuned(wanted: Compression, name: str, epochs: int, freezes: bool) -> str:
     """Write the config that trains a compressed head on; returns its name."""
     compressed = configs.load(wanted.folder / f"{name}.yaml")
-    last = checkpoint.latest(run_folder(wanted.runs, compressed) / "checkpoints")
+    folder = run_folder(wanted.runs, compressed)
+    last = checkpoint.latest(folder / "checkpoints")
+    if last is None:
+        raise UserError(f"{folder}: has no checkpoint any more; delete it")
     values = {
         "extends": f"{name}.yaml",
         "name": f"{name}_{_TUNED}",
@@ -181,29 +184,47 @@ def add_tuned(wanted: Compression, name: str, epochs: int, freezes: bool) -> str
 
 def _write(path: Path, values: dict) -> bool:
     """Write a config, unless another one is there; returns whether it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    yaml = YAML()
     if path.exists():
-        if yaml.load(path.read_text(encoding="utf-8")) == values:
+        if configs.parse_yaml(path.read_text(encoding="utf-8"), str(path)) == values:
             return False
         raise UserError(f"{path}: is another config already; delete it or use another --configs")
-    with path.with_suffix(".new").open("w", encoding="utf-8") as stream:
-        yaml.dump(values, stream)
-    path.with_suffix(".new").rename(path)
+    stream = io.StringIO()
+    YAML().dump(values, stream)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, stream.getvalue())
     return True
 
 
+@contextmanager
+def _kept_if_usable(path: Path, is_new: bool) -> Iterator[None]:
+    """Delete a new config if it turns out to be impossible: its suite could not be loaded."""
+    try:
+        yield
+    except ConfigError:
+        if is_new:
+            path.unlink()
+        raise
+
+
 def measure(wanted: Compression, name: str, contexts: list[mx.Context]) -> None:
-    """Train or score an experiment of the suite into its run folder."""
-    chosen = configs.load(wanted.folder / f"{name}.yaml")
-    baseline = configs.load_baseline(wanted.folder / f"{name}.yaml", chosen)
-    experiment.train(chosen, baseline, wanted.runs, contexts)
+    """Train or score an experiment of the suite into its run folder.
+
+    Raises
+    ------
+    UserError
+        As :func:`trnet.experiment.train`; a config whose head cannot be fitted is deleted.
+    """
+    path = wanted.folder / f"{name}.yaml"
+    chosen = configs.load(path)
+    never_ran = not (run_folder(wanted.runs, chosen) / "config.yaml").exists()
+    with _kept_if_usable(path, never_ran):
+        experiment.train(chosen, configs.load_baseline(path, chosen), wanted.runs, contexts)
 
 
 def ranks_for(
     wanted: Compression, savings: Sequence[float], contexts: list[mx.Context]
 ) -> list[Rank]:
-    """The ranks that lose least of the trained head, for some space savings.
+    """The ranks that lose least of the trained head, for those space savings that can be had.
 
     Its weight is compared in the metric of the activations that the trained network gives; see
     :mod:`trnet.tensor.ranks`.
@@ -213,36 +234,41 @@ def ranks_for(
     UserError
         If no rank saves as much, or the head cannot be decomposed.
     """
+    name, form = wanted.donor.name, FACTORIZATIONS[wanted.factorization]
     config = configs.load(wanted.folder / f"{BASELINE}.yaml")
     network, activations = experiment.activations(config, wanted.fit.images, contexts)
     first, *others = _dense_weights(network.output, contexts[0])
     if wanted.head == "trl" and others:
         raise UserError(
-            f"{wanted.donor.name}: expected one dense layer in the head, for a TRL to decompose, "
+            f"{name}: expected one dense layer in the head, for a TRL to decompose, "
             f"got {1 + len(others)}; use --head tcl"
         )
     in_shape = activations[0].shape[1:]
     is_pooled = first.shape[1] == in_shape[0] < np.prod(in_shape)
     if is_pooled and wanted.head == "tcl":
-        raise UserError(f"{wanted.donor.name}: expected a head that does not pool, for a TCL")
+        raise UserError(f"{name}: expected a head that does not pool, for a TCL")
+    if is_pooled and not form.supports_pooling:
+        raise UserError(f"{name}: expected a head that does not pool, for {form.title}")
     samples = map(as_numpy, activations)
     if is_pooled:
         samples = (batch.mean(axis=SPATIAL_MODES) for batch in samples)
     kept = in_shape[:1] if is_pooled else in_shape
     weight = whitened(first.T.reshape(*kept, len(first)), samples, centred=True)
-    baseline_weights = first.size + sum(layer.size for layer in others)
-    ranks = []
+    rest = sum(layer.size for layer in others)
+    ranks, why = [], None
     for share in savings:
-        most = int((1 - share) * baseline_weights) - sum(layer.size for layer in others)
+        most = most_weights(share, first.size + rest) - rest
         try:
             if wanted.head == "tcl":
                 ranks.append(_tcl_rank(weight, most))
             else:
-                form = FACTORIZATIONS[wanted.factorization]
                 ranks.append(_trl_rank(form, weight, in_shape, most))
         except ValueError as error:
-            raise UserError(f"{wanted.donor.name}: savings of {share:g}: {error}") from None
-    return ranks
+            why = f"{name}: savings of {share:g}: {error}"
+            why += f" beside the {rest} of the other dense layers" if rest else ""
+    if not ranks:
+        raise UserError(why)
+    return list(dict.fromkeys(ranks))
 
 
 def _dense_weights(head: HybridBlock, context: mx.Context) -> list[np.ndarray]:
@@ -274,7 +300,7 @@ def _tcl_rank(weight: np.ndarray, most: int) -> Rank:
     def size(rank: tuple[int, ...]) -> int:
         return sum(map(prod, zip(rank, in_shape))) + prod(rank) * units
 
-    return truncated(mode_spectra(weight)[:-1], size, most)
+    return truncated(mode_spectra(weight, len(in_shape)), size, most)
 
 
 def choose(rows: Sequence[Row], tolerance: float) -> Row:
@@ -293,7 +319,7 @@ def choose(rows: Sequence[Row], tolerance: float) -> Row:
         If every one loses more.
     """
     lowest = rows[0].top1.mean - 100 * tolerance
-    good = [row for row in rows[1:] if row.top1 and row.top1.mean >= lowest]
+    good = [row for row in rows[1:] if row.top1 and row.top1.mean >= lowest - 1e-9]
     if not good:
         best = max(rows[1:], key=lambda row: row.top1.mean)
         raise UserError(
@@ -314,9 +340,9 @@ def report(suite: Suite, chosen: str) -> None:
     plot_savings(suite.rows, chosen, title, suite.output / "compression.png")
 
 
-def table(suite: Suite, chosen: str | None) -> str:
+def table(suite: Suite, chosen: str) -> str:
     """Heads by their savings: how close they are to the trained one, and their Top-1; Markdown."""
-    fits = {run["name"]: run.get("fit", {}) for run in suite.measured}
+    fits = {run["name"]: run.get("fit", {}) for run in suite.measured}  # of one seed
     measured = [row for row in suite.rows if row.top1]
     first, *others = measured
     rows = []
@@ -335,4 +361,5 @@ def table(suite: Suite, chosen: str | None) -> str:
     heading = ["Head", "Savings", "Weight off by", "Outputs off by", "Top-1", "Change"]
     align = ["left", *["right"] * (len(heading) - 1)]
     laid_out = tabulate.tabulate(rows, heading, "pipe", colalign=align, disable_numparse=True)
-    return f"{laid_out}\n\nAll in percent; a head that was trained on has no errors.\n"
+    note = "All in percent. Errors are of heads that start as the trained one, before training."
+    return f"{laid_out}\n\n{note}\n"

@@ -160,26 +160,24 @@ def train(
     label = f"{config.name} seed {config.seed}"
     show = show and workers.writes
     with held(folder, workers), Progress(label, recipe.epochs, images, show) as progress:
-        if workers.writes:
-            write_aside(folder / "config.yaml", configs.dump(config))
         for line in recipe.cuts:
             progress.say(line)
         loop.initialize(network, dataset.shape, config.seed, compute)
         earlier, found = checkpoint.latest(folder / "checkpoints"), {}
         if config.model.pretrained and earlier is None:
-            start = _start_trained(network, config, dataset, source, compute)
+            start = _start_trained(network, config, dataset, compute)
             progress.say(str(start))
             found = {} if start.fit is None else {"fit": start.fit.known}
+        if workers.writes:
+            write_aside(folder / "config.yaml", configs.dump(config))
         if recipe.epochs > 0:
             metrics = loop.train(
                 network, source, dataset.classes, recipe, config.seed, compute, folder, progress
             )
-        elif earlier is None:
+        else:
             metrics = loop.score_start(
                 network, source, dataset.classes, recipe, compute, folder, found
             )
-        else:
-            metrics = checkpoint.load_metrics(earlier)
 
     result = _result(config, source, head, baseline_weights, metrics, compute)
     if workers.writes:
@@ -267,12 +265,13 @@ def find_dataset(config: Config) -> DataSet:
     )
 
 
-def _start_trained(
-    network: Network, config: Config, dataset: DataSet, source: DataSource, compute: Compute
-) -> Start:
+def _start_trained(network: Network, config: Config, dataset: DataSet, compute: Compute) -> Start:
     """Start an initialised network from trained weights; returns how its head starts."""
     model = config.model
-    images = None if model.fit is None else _sample(config, source, compute, model.fit.images)
+
+    def images() -> list[mx.nd.NDArray]:
+        return _sample(config, dataset, compute, model.fit.images)
+
     with _naming(config, "model.pretrained"):
         start = load_pretrained(
             network,
@@ -280,24 +279,25 @@ def _start_trained(
             model.pretrained,
             dataset.shape,
             dataset.classes,
-            images,
+            None if model.fit is None else images,
             model.fit is not None and model.fit.weigh_classes,
         )
     if model.fit is not None and not start.is_whole:
         with _naming(config, "model.fit"):
             raise ValueError(
-                f"expected a head that can be fitted to the trained one of {model.pretrained}, "
-                f"got one of which {start}"
+                f"expected a head that can be fitted to the trained one of {model.pretrained}; "
+                f"but {start}"
             )
     return start
 
 
-def _sample(
-    config: Config, source: DataSource, compute: Compute, images: int
-) -> list[mx.nd.NDArray]:
-    """Batches of training images, augmented as in the training, on one device."""
+def _sample(config: Config, dataset: DataSet, compute: Compute, images: int) -> list[mx.nd.NDArray]:
+    """Batches of training images, augmented as in the training, on one device.
+
+    Of all images, also where several workers share them: all fit the same head.
+    """
     batches = []
-    for batch, _ in source.train(config.train.batch_size, (config.seed, 0)):
+    for batch, _ in load(config, dataset).train(config.train.batch_size, (config.seed, 0)):
         batch = batch[:images]
         batches.append(batch.as_in_context(compute.devices[0]).astype(compute.dtype))
         images -= len(batch)
@@ -311,11 +311,10 @@ def activations(
 ) -> tuple[Network, list[mx.nd.NDArray]]:
     """A network with its trained weights, and what its head gets of training images, in batches."""
     dataset, compute = find_dataset(config), Compute(contexts, config.train.dtype)
-    source = load(config, dataset)
     network = build(config, dataset)
     loop.initialize(network, dataset.shape, config.seed, compute)
-    _start_trained(network, config, dataset, source, compute)
-    sample = _sample(config, source, compute, images)
+    _start_trained(network, config, dataset, compute)
+    sample = _sample(config, dataset, compute, images)
     return network, [network.features(batch) for batch in sample]
 
 

@@ -1,4 +1,4 @@
-"""What a run has trained, at work: scored, exported with its card, and looked into."""
+"""Use a trained run: score it, export it with its card, read the patterns that it has learnt."""
 
 from __future__ import annotations
 
@@ -135,25 +135,19 @@ def write_card(folder: Path, which: str, file: Path) -> Path:
     Parameters
     ----------
     folder, which
-        As for :func:`export`.
+        As for :func:`export`, of a finished run.
     file : Path
         What that returned.
-
-    Raises
-    ------
-    UserError
-        If the run is not finished.
     """
     from trnet.report.card import card  # SciPy's statistics take a second to import
 
     result = read_result(folder)
-    if result is None:
-        raise UserError(f"{folder}: expected a finished run for a card, found no result.json")
     config = configs.load(folder / "config.yaml")
     last = getattr(checkpoint, which)(folder / "checkpoints")
     scores = checkpoint.load_metrics(last)[-1]
-    path = file.with_name(f"{file.name}.md")
     weights = file.with_name(file.name.replace("-symbol.json", "-0000.params"))
+    stem = file.name.removesuffix("-symbol.json").removesuffix(".onnx")
+    path = file.with_name(f"{stem}.md")
     write_aside(path, card(config, result, scores, weights))
     return path
 

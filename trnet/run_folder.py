@@ -62,7 +62,9 @@ def _difference(earlier: Config, config: Config) -> str:
     key = next(key for key in keys if repr(then.get(key)) != repr(now.get(key)))
     why = f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
     if key == "train.epochs":
-        if isinstance(config.train.schedule, CosineSchedule):
+        if earlier.train.epochs == 0:
+            why += "; that run scored a network, and trained none"
+        elif isinstance(config.train.schedule, CosineSchedule):
             why += "; a cosine schedule's rates depend on the number of epochs"
         elif earlier.train.schedule.warmup_epochs >= earlier.train.epochs:
             why += f"; the warm-up was cut to {earlier.train.cut_schedule.warmup_epochs:g} epochs"

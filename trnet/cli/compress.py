@@ -53,7 +53,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--head", choices=("trl", "tcl"), default="trl", help="the new head (default: trl)"
     )
     parser.add_argument(
-        "--factorization", default="tucker", help="of a TRL: tucker, cp, ... (default: tucker)"
+        "--factorization",
+        default="tucker",
+        help="of a TRL: tucker, cp or tensor_train (default: tucker)",
     )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--rank", help="an integer or a list, as in a config")
@@ -73,15 +75,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--images",
         type=_positive("--images"),
         default=4096,
-        help="to fit the head to (default: 4096)",
+        help="training images to fit the head to (default: 4096)",
     )
     parser.add_argument(
         "--weigh-classes", action="store_true", help="fit class scores as the softmax sees them"
     )
     parser.add_argument(
-        "--finetune", type=_positive("--finetune"), metavar="EPOCHS", help="train the result on"
+        "--finetune",
+        type=_positive("--finetune"),
+        metavar="EPOCHS",
+        help="fine-tune the result for so many epochs",
     )
-    parser.add_argument("--freeze", action="store_true", help="the backbone, while that trains")
+    parser.add_argument("--freeze", action="store_true", help="keep the backbone as it is, then")
     parser.add_argument(
         "--set",
         action="append",
@@ -100,6 +105,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_devices(parser)
 
 
+def _checked_rank(options: Namespace) -> int | list[int] | None:
+    """The rank that is asked for; refuses what cannot be one, and options that would do nothing."""
+    if options.freeze and options.finetune is None:
+        raise UserError("--freeze: expected --finetune EPOCHS with it, got none")
+    if options.weigh_classes and options.head == "tcl":
+        raise UserError("--weigh-classes: expected --head trl, which gives class scores, got tcl")
+    if options.rank is None:
+        return None
+    from trnet.config import parse_yaml
+    from trnet.tensor.factorizations.base import are_positive, is_positive
+
+    rank = parse_yaml(options.rank, "--rank")
+    if is_positive(rank) or are_positive(rank):
+        return rank
+    raise UserError(
+        f"--rank: expected an integer ≥ 1, or a list of them as [8, 4, 4, 10], got {options.rank!r}"
+    )
+
+
 def run(options: Namespace) -> None:
     """Compress, and print the table and where everything is."""
     from trnet import compression, config
@@ -108,7 +132,7 @@ def run(options: Namespace) -> None:
 
     contexts = parse_devices(options.devices)
     donor = compression.open_donor(options.source, options.set)
-    rank = None if options.rank is None else config.parse_yaml(options.rank, "--rank")
+    rank = _checked_rank(options)
     wanted = compression.Compression(
         donor,
         options.head,
@@ -119,14 +143,13 @@ def run(options: Namespace) -> None:
         options.results,
     )
     compression.write_donor(wanted)
-    compression.measure(wanted, compression.BASELINE, contexts)
     if rank is not None:
         ranks = [rank]
     else:
         shares = compression.SAVINGS if options.budget is None else [options.budget]
         ranks = compression.ranks_for(wanted, shares, contexts)
     names = [compression.add(wanted, rank) for rank in ranks]
-    for name in names:
+    for name in (compression.BASELINE, *names):
         compression.measure(wanted, name, contexts)
     chosen = names[0]
     if options.tolerance is not None:
@@ -139,5 +162,5 @@ def run(options: Namespace) -> None:
     compression.report(suite, chosen)
     print(compression.table(suite, chosen))
     print(f"Chosen   {run_folder(options.runs, suite.configs[chosen])}")
-    print(f"Configs  {options.configs or wanted.folder}")
+    print(f"Configs  {wanted.folder}")
     print(f"Tables   {suite.output}")

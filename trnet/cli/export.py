@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from trnet.cli import arguments
+from trnet.errors import UserError
 
 EXAMPLES = """
 trnet export runs/mnist/vgg_trl_8/seed0
@@ -42,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--card",
         action="store_true",
-        help="also write FILE.md: data, recipe, Top-1 with its interval, and the config",
+        help="also write a card, FILE.md: data, recipe, Top-1 with its interval, the config",
     )
     arguments.add_checkpoint(parser)
 
@@ -50,7 +51,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Write the file."""
     from trnet import inference
+    from trnet.result import read_result
 
+    if options.card and read_result(options.run) is None:
+        raise UserError(f"{options.run}: expected a finished run for a card, found no result.json")
     file = inference.export(
         options.run,
         options.checkpoint,

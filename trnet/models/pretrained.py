@@ -65,7 +65,7 @@ def load_pretrained(
     source: str | bool,
     image_shape: tuple[int, int, int],
     classes: int,
-    images: Sequence[mx.nd.NDArray] | None = None,
+    images: Callable[[], Sequence[mx.nd.NDArray]] | None = None,
     weigh_classes: bool = False,
 ) -> Start:
     """Load trained weights into an initialised network.
@@ -85,9 +85,9 @@ def load_pretrained(
         as a checkpoint's; True for GluonCV's store.
     image_shape : tuple of int
     classes : int
-    images : sequence of NDArray, optional
-        Batches, on the device of the network: what a decomposition is to give the same outputs for,
-        as in :meth:`trnet.TRL.init_from_dense`.
+    images : callable, optional
+        Gives batches on the device of the network, for which a decomposition is to give the same
+        outputs, as in :meth:`trnet.TRL.init_from_dense`. Called only where one is made.
     weigh_classes : bool
         As there, if the decomposed layer gives the class scores.
 
@@ -111,7 +111,7 @@ def load_pretrained(
         trained, is_linear = _load_backbone(network, backbone, arrays, image_shape, classes)
 
         def data() -> Optional[list[mx.nd.NDArray]]:
-            return None if images is None else [network.features(batch) for batch in images]
+            return None if images is None else [network.features(batch) for batch in images()]
 
         return _start_head(network.output, trained, is_linear, data, weigh_classes)
     except ValueError as error:

@@ -30,11 +30,17 @@ def card(config: Config, result: Result, scores: dict, file: Path) -> str:
     head, data = result["head_parameters"], result["dataset"]
     weights = f"{head['weights']:,}".replace(",", " ")
     content = file.read_bytes()
+    savings = "" if config.baseline is None else f"; savings {100 * result['space_savings']:.1f} %"
+    training = f"{scores['epoch']} epochs, seed {config.seed}"
+    if config.model.pretrained:
+        training += f", from {config.model.pretrained}"
+    if "fit" in result:
+        training = f"none since {config.model.pretrained}, whose head this one is fitted to"
     rows = {
         "Network": f"{config.model.backbone}, {head_text(config)}",
-        "Head": f"{weights} weights, {100 * result['space_savings']:.1f} % fewer than the baseline",
+        "Head": f"{weights} weights{savings}",
         "Data": f"{data['name']}, {data['train']} images trained on, {data['validation']} scored",
-        "Training": f"{scores['epoch']} epochs, seed {config.seed}",
+        "Training": training,
         "Top-1": _share(scores["top1"], data["validation"]),
         "Top-5": _share(scores["top5"], data["validation"]),
         "File": f"{file.name}, {len(content) / 1000:.0f} kB",

@@ -83,14 +83,14 @@ def plot_rank_accuracy(
     _save(figure, path)
 
 
-def plot_savings(rows: Sequence[Row], chosen: str | None, title: str, path: Path) -> None:
+def plot_savings(rows: Sequence[Row], chosen: str, title: str, path: Path) -> None:
     """Draw Top-1 by space savings, with the rank beside each point and a ring around a chosen one.
 
     Parameters
     ----------
     rows : sequence of Row
         A suite, whose first row is the baseline.
-    chosen : str or None
+    chosen : str
         A row's name.
     title, path
         As in :func:`plot_rank_accuracy`.
@@ -98,11 +98,13 @@ def plot_savings(rows: Sequence[Row], chosen: str | None, title: str, path: Path
     base, *heads = [row for row in rows if row.top1]
     figure, (axes,) = _grid(path, [7.6], title)
     _draw_baseline(axes, base)
-    for order, (kind, style) in enumerate(_styles(row.kind for row in heads).items()):
+    styles = _styles(row.kind for row in heads)
+    for order, kind in enumerate(dict.fromkeys(row.kind for row in heads)):
         best = {}  # of the heads with one rank, which are one network before and after a training
-        for row in sorted((row for row in heads if row.kind == kind), key=lambda r: r.top1.mean):
-            best[row.rank] = row.space_savings, row.top1.mean
-        marker, color = style
+        for row in sorted(heads, key=lambda row: (row.name == chosen, row.top1.mean)):
+            if row.kind == kind:
+                best[row.rank] = row.space_savings, row.top1.mean
+        marker, color = styles[kind]
         axes.plot(*zip(*sorted(best.values())), marker=marker, color=color, label=kind)
         above = order % 2 == 0
         for rank, place in best.items():

@@ -13,15 +13,15 @@ import numpy as np
 
 Ranks = tuple[int, ...]
 
-_TINY = 1e-9
-_LARGEST_STEP = 0.02  # of a rank that is lowered: long spectra are smooth
+_TINY = 1e-9  # so that a share of a rank is not rounded below it
+_LARGEST_STEP = 0.02  # by which a rank is lowered at a time, of itself: long spectra are smooth
 
 
-def mode_spectra(weight: np.ndarray) -> list[np.ndarray]:
-    """Squared singular values of every mode's unfolding, descending."""
+def mode_spectra(weight: np.ndarray, modes: int | None = None) -> list[np.ndarray]:
+    """Squared singular values of the unfoldings of all or the first modes, descending."""
     return [
         _squared_singular_values(np.moveaxis(weight, mode, 0).reshape(size, -1))
-        for mode, size in enumerate(weight.shape)
+        for mode, size in enumerate(weight.shape[:modes])
     ]
 
 

@@ -169,15 +169,21 @@ def score_start(
     list of dict
         One row, as in ``metrics.jsonl``.
     """
-    begin = time.perf_counter()
-    network.hybridize(static_alloc=True, static_shape=True)
-    scores = evaluate(network, source, classes, recipe.batch_size, compute)
-    row = {"epoch": 0, **asdict(scores), **found, "seconds": time.perf_counter() - begin}
+    last = checkpoint.latest(folder / "checkpoints")
+    if last is not None:
+        metrics = checkpoint.load_metrics(last)
+    else:
+        begin = time.perf_counter()
+        network.hybridize(static_alloc=True, static_shape=True)
+        scores = evaluate(network, source, classes, recipe.batch_size, compute)
+        row = {"epoch": 0, **asdict(scores), **found, "seconds": time.perf_counter() - begin}
+        metrics = [row]
+        if compute.workers.writes:
+            trainer = make_trainer(network, recipe)
+            checkpoint.save(folder / "checkpoints", network, trainer, metrics)
     if compute.workers.writes:
-        trainer = make_trainer(network, recipe)
-        checkpoint.save(folder / "checkpoints", network, trainer, [row])
-        _write_metrics(folder, [row])
-    return [row]
+        _write_metrics(folder, metrics)
+    return metrics
 
 
 @contextmanager
