@@ -4,8 +4,8 @@
 python benchmarks/deployed.py runs/mnist/vgg/seed0 runs/compressed/mnist/vgg/trl_4_4_3_9/seed0
 
 The first run is the network before its compression. All are exported to ONNX, folded, and timed in
-ONNX Runtime, in MXNet and in MXNet with 8-bit integers, at batches of 1 and 32. Networks and
-engines take turns; times are medians, of all cores.
+ONNX Runtime, in MXNet and in MXNet with 8-bit integers, calibrated on training images, at batches
+of 1 and 32. Networks and engines take turns; times are medians, of all cores.
 """
 
 from __future__ import annotations
@@ -42,19 +42,26 @@ def main() -> None:
 
 def measure(runs: list[Path]) -> list[dict]:
     """A row per run, engine and batch."""
-    networks = {run.parent.name: list(_engines(run)) for run in runs}
+    ready = {(run, engine): found for run in runs for engine, found in zip(ENGINES, _engines(run))}
     rows = []
     for batch in BATCHES:
-        for place, engine in enumerate(ENGINES):
-            calls = {name: engines[place][0](batch) for name, engines in networks.items()}
-            seconds = take_turns(calls, ROUNDS, BUDGET)
-            first = next(iter(seconds.values()))
-            for name, taken in seconds.items():
-                _, n_bytes, top1 = networks[name][place]
-                row = {"network": name, "engine": engine, "batch": batch, "bytes": n_bytes}
-                row |= {"top1": round(top1, 4), "ms": round(1e3 * float(np.median(taken)), 4)}
-                row |= {"of the first": round(ratio(taken, first)[0], 3), "machine": machine()}
-                rows.append(row)
+        calls = {key: make_call(batch) for key, (make_call, _, _) in ready.items()}
+        seconds = take_turns(calls, ROUNDS, BUDGET)
+        for (run, engine), taken in seconds.items():
+            _, n_bytes, top1 = ready[run, engine]
+            rows.append(
+                {
+                    "network": "/".join(run.parts[-3:-1]),
+                    "seed": run.name.removeprefix("seed"),
+                    "engine": engine,
+                    "batch": batch,
+                    "bytes": n_bytes,
+                    "top1": round(top1, 4),
+                    "ms": round(1e3 * float(np.median(taken)), 4),
+                    "of the first": round(ratio(taken, seconds[runs[0], engine])[0], 3),
+                    "machine": machine(),
+                }
+            )
     return rows
 
 
@@ -75,7 +82,8 @@ def _engines(run: Path) -> Iterator[tuple[Callable[[int], Callable[[], None]], i
     labels = np.concatenate([batch.asnumpy() for _, batch in validation])
 
     def top1(network: Callable) -> float:
-        scores = [network(mx.nd.array(part)).asnumpy() for part in np.split(images, 10)]
+        parts = np.array_split(images, max(1, len(images) // 100))
+        scores = [network(mx.nd.array(part)).asnumpy() for part in parts]
         return float((np.concatenate(scores).argmax(axis=1) == labels).mean())
 
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +97,8 @@ def _engines(run: Path) -> Iterator[tuple[Callable[[int], Callable[[], None]], i
         for kind in ENGINES[1:]:
             ready = folded
             if kind != "MXNet":
-                data = mx.io.NDArrayIter(images[:CALIBRATED], batch_size=100)
+                seen = [batch for batch, _ in source.train(100, (0, 0))][: CALIBRATED // 100]
+                data = mx.io.NDArrayIter(mx.nd.concat(*seen, dim=0), batch_size=100)
                 ready = quantize_net(
                     folded, quantized_dtype="auto", calib_data=data, calib_mode="naive"
                 )
