@@ -21,7 +21,7 @@ FILES = {
     "base.yaml": "extends: _base.yaml\nname: base\nmodel: {head: {type: dense, hidden: []}}\n",
     "small.yaml": (
         "# why it is here\nextends: _base.yaml\nname: small\nbaseline: base\nmodel:\n"
-        "  head: {type: trl, rank: [4, 2, 2, 10]}  # as it stands\ntrain:\n  batch_size: 30\n"
+        "  head: {type: trl, rank: [4, 2, 2, 10]}  # as it stands\ntrain:\n  batch_size: 10\n"
     ),
 }
 
@@ -55,7 +55,7 @@ def test_every_experiment_gets_its_best_pair(folder, tmp_path, capsys):
 
     text = (folder / "small.yaml").read_text()
     assert "# why it is here" in text and "# as it stands" in text
-    assert config.load(folder / "small.yaml").train.batch_size == 30
+    assert config.load(folder / "small.yaml").train.batch_size == 10
     noted = list(csv.DictReader((tmp_path / "results/toy/tuning.csv").open()))
     assert [float(row["top1"]) for row in noted] == [round(t.top1, 4) for t in trials]
 
