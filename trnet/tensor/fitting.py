@@ -104,10 +104,14 @@ def fit(
 
 def whitened(weight: np.ndarray, batches: Iterable[np.ndarray], centred: bool) -> np.ndarray:
     """A weight in the metric of its inputs, W ×1 Σ1^½ … ×N ΣN^½: (I1, …, IN, O)."""
-    weight = weight.astype("float64")
-    for axis, moments in enumerate(mode_moments(batches, centred)):
-        half, _ = _square_roots(moments)
-        weight = np.moveaxis(np.tensordot(half, weight, axes=(1, axis)), 0, axis)
+    halves = [_square_roots(moments)[0] for moments in mode_moments(batches, centred)]
+    return _multiplied(weight.astype("float64"), halves)
+
+
+def _multiplied(weight: np.ndarray, matrices: Iterable[np.ndarray]) -> np.ndarray:
+    """W ×1 M1 ×2 M2 …, for the first modes."""
+    for axis, matrix in enumerate(matrices):
+        weight = np.moveaxis(np.tensordot(matrix, weight, axes=(1, axis)), 0, axis)
     return weight
 
 
@@ -141,12 +145,9 @@ def _square_roots(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def decompose(form: Factorization, weight: np.ndarray, modes: dict[int, np.ndarray]) -> Arrays:
     """Decompose a weight in the metric of second moments, by mode, in the order of its modes."""
-    inverses = {}
-    for axis, (mode, moments) in enumerate(modes.items()):
-        half, inverses[mode] = _square_roots(moments)
-        weight = np.moveaxis(np.tensordot(half, weight, axes=(1, axis)), 0, axis)
-    parameters = dict(form.decompose(weight))
-    for mode, inverse in inverses.items():
+    halves, inverses = zip(*map(_square_roots, modes.values()))
+    parameters = dict(form.decompose(_multiplied(weight, halves)))
+    for mode, inverse in zip(modes, inverses):
         name, axis = form.mode_parameter(mode)
         product = np.tensordot(inverse, parameters[name], axes=(1, axis))
         parameters[name] = np.moveaxis(product, 0, axis)
