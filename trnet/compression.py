@@ -8,9 +8,10 @@ training images, and is scored without any training. They are configs and run fo
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -255,14 +256,15 @@ def ranks_for(
     kept = in_shape[:1] if is_pooled else in_shape
     weight = whitened(first.T.reshape(*kept, len(first)), samples, centred=True)
     rest = sum(layer.size for layer in others)
+    if wanted.head == "tcl":
+        rank_of = _tcl_truncation(weight)
+    else:
+        rank_of = _trl_truncation(form, weight, in_shape)
     ranks, why = [], None
     for share in savings:
         most = most_weights(share, first.size + rest) - rest
         try:
-            if wanted.head == "tcl":
-                ranks.append(_tcl_rank(weight, most))
-            else:
-                ranks.append(_trl_rank(form, weight, in_shape, most))
+            ranks.append(rank_of(most))
         except ValueError as error:
             why = f"{name}: savings of {share:g}: {error}"
             why += f" beside the {rest} of the other dense layers" if rest else ""
@@ -278,10 +280,10 @@ def _dense_weights(head: HybridBlock, context: mx.Context) -> list[np.ndarray]:
     return [weight.reshape(len(weight), -1) for weight in weights]
 
 
-def _trl_rank(
-    form: type[Factorization], weight: np.ndarray, in_shape: tuple[int, ...], most: int
-) -> Rank:
-    """The rank of at most ``most`` parameters for a weight, which may be of a pooled input."""
+def _trl_truncation(
+    form: type[Factorization], weight: np.ndarray, in_shape: tuple[int, ...]
+) -> Callable[[int], Rank]:
+    """The rank of at most some parameters for a weight, which may be of a pooled input."""
     pooled = len(in_shape) + 1 - weight.ndim
 
     def whole(rank: Rank) -> Rank:
@@ -290,17 +292,18 @@ def _trl_rank(
     def size(rank: Rank) -> int:
         return form((*in_shape, weight.shape[-1]), whole(rank)).size
 
-    return whole(form.truncated_rank(weight, size, most))
+    rank_of = form.truncation(weight, size)
+    return lambda most: whole(rank_of(most))
 
 
-def _tcl_rank(weight: np.ndarray, most: int) -> Rank:
-    """The rank of a TCL that has at most ``most`` parameters with the dense layer after it."""
+def _tcl_truncation(weight: np.ndarray) -> Callable[[int], Rank]:
+    """The rank of a TCL that has at most some parameters with the dense layer after it."""
     *in_shape, units = weight.shape
 
     def size(rank: tuple[int, ...]) -> int:
         return sum(map(prod, zip(rank, in_shape))) + prod(rank) * units
 
-    return truncated(mode_spectra(weight, len(in_shape)), size, most)
+    return partial(truncated, mode_spectra(weight, len(in_shape)), size)
 
 
 def choose(rows: Sequence[Row], tolerance: float) -> Row:

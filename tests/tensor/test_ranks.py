@@ -36,7 +36,7 @@ def weight(form: str, rank, noise: float = 1e-3) -> np.ndarray:
 def test_the_rank_that_a_weight_has_is_found(form, rank):
     made = FORMS[form]
     most = made(SHAPE, rank).size
-    assert made.truncated_rank(weight(form, rank), lambda r: made(SHAPE, r).size, most) == rank
+    assert made.truncation(weight(form, rank), lambda r: made(SHAPE, r).size)(most) == rank
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -45,7 +45,7 @@ def test_a_rank_saves_what_was_asked_for_and_not_much_more(form, savings):
     made, most = FORMS[form], int((1 - savings) * prod(SHAPE))
     full = np.random.default_rng(0).standard_normal(SHAPE)
     size = lambda r: made(SHAPE, r).size  # noqa: E731
-    rank = made.truncated_rank(full, size, most)
+    rank = made.truncation(full, size)(most)
     assert size(rank) <= most
     larger = (
         [rank + 1]
@@ -68,9 +68,9 @@ def is_possible(form, rank) -> bool:
 def test_too_few_parameters_are_refused(form, refusal):
     made, size = FORMS[form], lambda rank: FORMS[form](SHAPE, rank).size
     lowest = size(1 if form == "cp" else (1,) * (4 if form == "tucker" else 3))
-    call = lambda: made.truncated_rank(np.ones(SHAPE), size, lowest - 1)  # noqa: E731
+    call = lambda: made.truncation(np.ones(SHAPE), size)(lowest - 1)  # noqa: E731
     refusal(call, f"at least {lowest} parameters", f"got {lowest - 1}")
-    assert size(made.truncated_rank(np.ones(SHAPE), size, lowest)) == lowest
+    assert size(made.truncation(np.ones(SHAPE), size)(lowest)) == lowest
 
 
 @pytest.mark.parametrize("form", FORMS)

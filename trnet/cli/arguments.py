@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 
 from trnet.errors import UserError
+
+
+def positive(name: str) -> Callable[[str], int]:
+    """The type of an option that is an integer ≥ 1."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise UserError(f"{name}: expected an integer ≥ 1, got {text}")
+        return int(text)
+
+    return parse
 
 
 def add_runs(parser: ArgumentParser) -> None:
@@ -35,15 +47,9 @@ def add_suite(parser: ArgumentParser) -> None:
 
 def add_jobs(parser: ArgumentParser) -> None:
     """Add ``--jobs``."""
-
-    def jobs(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"--jobs: expected an integer ≥ 1, got {text}")
-        return int(text)
-
     parser.add_argument(
         "--jobs",
-        type=jobs,
+        type=positive("--jobs"),
         metavar="N",
         help="runs at a time (default: one per core; one on GPUs)",
     )

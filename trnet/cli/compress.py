@@ -37,15 +37,6 @@ def _share(name: str) -> Callable[[str], float]:
     return share
 
 
-def _positive(name: str) -> Callable[[str], int]:
-    def positive(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"{name}: expected an integer ≥ 1, got {text}")
-        return int(text)
-
-    return positive
-
-
 def add_arguments(parser: ArgumentParser) -> None:
     """Add a trained network, the head that it gets, its rank, and where all is written."""
     parser.add_argument("source", type=Path, help="a run folder, or a config with trained weights")
@@ -73,7 +64,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images",
-        type=_positive("--images"),
+        type=arguments.positive("--images"),
         default=4096,
         help="training images to fit the head to (default: 4096)",
     )
@@ -82,7 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--finetune",
-        type=_positive("--finetune"),
+        type=arguments.positive("--finetune"),
         metavar="EPOCHS",
         help="fine-tune the result for so many epochs",
     )

@@ -235,7 +235,7 @@ class TRL(TensorBlock):
             pooled_modes = self._pooled_modes
         pooled_modes = self._checked_pooling(pooled_modes)
         with self._naming_layer():
-            form = self._form((*in_shape, self._units), self.rank, pooled_modes)
+            form = self._make(in_shape, pooled_modes)
         if len(pooled_modes) == len(in_shape):
             self._error(
                 f"pooled_modes: expected at least one mode of the input left, got {pooled_modes}"
@@ -310,7 +310,7 @@ class TRL(TensorBlock):
         return n_modes
 
     def _make(self, in_shape: tuple[int, ...], pooled_modes: tuple[int, ...]) -> Factorization:
-        return self._form((*in_shape, self._units), self._rank, pooled_modes)
+        return self._form((*in_shape, self._units), self.rank, pooled_modes)
 
     def _check_dense(self, dense: nn.Dense, expected: tuple[int, int], pooled_modes) -> None:
         got = dense.weight.shape

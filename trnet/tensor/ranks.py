@@ -56,9 +56,7 @@ def truncated(spectra: Sequence[np.ndarray], size: Callable[[Ranks], int], most:
         If ranks of one have more parameters.
     """
     ranks = tuple(map(len, spectra))
-    lowest = size((1,) * len(ranks))
-    if lowest > most:
-        raise ValueError(f"expected at least {lowest} parameters, of ranks of one, got {most}")
+    check_most(most, size((1,) * len(ranks)))
     while size(ranks) > most:
         losses = {
             lower: _loss(lower, ranks, spectra) / (size(ranks) - size(lower))
@@ -77,11 +75,15 @@ def balanced(largest: Ranks, size: Callable[[Ranks], int], most: int) -> Ranks:
     def ranks(share: float) -> Ranks:
         return tuple(max(1, int(share * r)) for r in largest)
 
-    lowest = size(ranks(0))
-    if lowest > most:
-        raise ValueError(f"expected at least {lowest} parameters, of ranks of one, got {most}")
+    check_most(most, size(ranks(0)))
     shares = {step / r + _TINY for r in largest for step in range(r + 1)}
     return ranks(max(share for share in shares if size(ranks(share)) <= most))
+
+
+def check_most(most: int, lowest: int) -> None:
+    """Refuse fewer parameters than the lowest rank has."""
+    if most < lowest:
+        raise ValueError(f"expected at least {lowest} parameters, of the lowest rank, got {most}")
 
 
 def _lower(ranks: Ranks) -> list[Ranks]:

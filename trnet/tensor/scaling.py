@@ -91,7 +91,8 @@ def limited(F, steps: dict, factors: dict, rate, constant: Callable, dtype: str)
     """
     count = len(steps)
     arrays = [*(factors[name] for name in steps), *steps.values()]
-    squares = F.BlockGrad(F.multi_sum_sq(*arrays, num_arrays=2 * count))  # in float32
+    # In float32. MXNet prepares a compiled graph's gradient, too, which these sums do not have.
+    squares = F.BlockGrad(F.multi_sum_sq(*arrays, num_arrays=2 * count))
     if dtype != "float32":
         squares = F.cast(squares, dtype=dtype)
     squares = F.reshape(squares, shape=(1, -1))
@@ -100,9 +101,9 @@ def limited(F, steps: dict, factors: dict, rate, constant: Callable, dtype: str)
     lengths = F.dot(squares, constant(which[:, count:]))
     turns = F.dot(rate, F.broadcast_div(lengths, F.maximum(norms, 1.0)))
     shares = F.rsqrt(F.maximum(turns, 1.0))
-    limited = {}
+    shorter = {}
     for (name, step), column in zip(steps.items(), np.eye(count)):
         share = F.dot(shares, constant(column[:, None]))  # (1, 1)
         flat = F.dot(F.reshape(step, shape=(-1, 1)), share)
-        limited[name] = F.reshape_like(flat, step)
-    return limited
+        shorter[name] = F.reshape_like(flat, step)
+    return shorter

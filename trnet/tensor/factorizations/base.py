@@ -153,8 +153,8 @@ class Factorization(ABC):
         """The parameters closest to a full weight (I1, …, IN, O); exact at full rank."""
 
     @classmethod
-    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
-        """The rank of at most ``most`` parameters that loses least of a weight; see :mod:`.ranks`.
+    def truncation(cls, weight: np.ndarray, size: Callable[[Rank], int]) -> Callable[[int], Rank]:
+        """For at most some parameters, the rank that loses least of a weight; see :mod:`.ranks`.
 
         Parameters
         ----------
@@ -162,12 +162,16 @@ class Factorization(ABC):
             W (I1, …, IN, O).
         size : callable
             The number of parameters at a rank.
-        most : int
+
+        Returns
+        -------
+        callable
+            The rank for a number of parameters; ValueError if even the lowest rank has more.
 
         Raises
         ------
         ValueError
-            If even the lowest rank has more parameters, or the form has no such rule.
+            If the form has no such rule.
         """
         raise ValueError(f"{cls.title} has no rule that chooses a rank; give one")
 

@@ -9,7 +9,7 @@ Networks with various Low-Rank Tensor Approximations* (arXiv 1712.09520).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from math import prod
 from typing import Any
 
@@ -27,6 +27,7 @@ from trnet.tensor.factorizations.base import (
 from trnet.tensor.factorizations.tucker import hooi
 from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Step
+from trnet.tensor.ranks import check_most
 from trnet.tensor.scaling import DAMPING, TINY
 
 
@@ -138,15 +139,11 @@ class CP(Factorization):
         return dict(zip(self.parameter_shapes, als.normalised(terms)))
 
     def _balanced_rank(self, most: int) -> Rank:
-        return self.truncated_rank(
-            np.empty(0), lambda rank: type(self)(self.shape, rank).size, most
-        )
+        return _most_terms(lambda rank: type(self)(self.shape, rank).size, most)
 
     @classmethod
-    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
-        if size(1) > most:
-            raise ValueError(f"expected at least {size(1)} parameters, of rank 1, got {most}")
-        return most // size(1)  # every term has as many
+    def truncation(cls, weight: np.ndarray, size: Callable[[Rank], int]) -> Callable[[int], Rank]:
+        return partial(_most_terms, size)
 
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         return f"factor{mode}", 0
@@ -196,3 +193,9 @@ class CP(Factorization):
 
     def _unit(self, name: str) -> np.ndarray:
         return orthonormal(*self.parameter_shapes[name])
+
+
+def _most_terms(size: Callable[[Rank], int], most: int) -> int:
+    """The largest rank of at most ``most`` parameters: every term has as many."""
+    check_most(most, size(1))
+    return most // size(1)

@@ -10,7 +10,7 @@ Rabusseau, *Tensor Regression Networks with various Low-Rank Tensor Approximatio
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from math import prod
 from typing import Any
 
@@ -164,8 +164,8 @@ class TensorTrain(Factorization):
         return balanced(self._largest_ranks, lambda rank: type(self)(self.shape, rank).size, most)
 
     @classmethod
-    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
-        return truncated(cut_spectra(weight), size, most)
+    def truncation(cls, weight: np.ndarray, size: Callable[[Rank], int]) -> Callable[[int], Rank]:
+        return partial(truncated, cut_spectra(weight), size)
 
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         return f"core{mode}", 1

@@ -10,7 +10,7 @@ the core, and mapped to the outputs. Kossaifi et al., *Tensor Regression Network
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from math import ceil, prod
 from typing import Any
 
@@ -137,7 +137,7 @@ class Tucker(Factorization):
         return dict(zip(self.parameter_shapes, hooi(weight, self.rank)))
 
     def _balanced_rank(self, most: int) -> Rank:
-        kept = [size for mode, size in enumerate(self.shape, 1) if mode not in self.pooled_modes]
+        kept = [self.shape[mode - 1] for mode in self._kept_modes]
         largest = [
             1 if mode in self.pooled_modes else min(size, prod(kept) // size)
             for mode, size in enumerate(self.shape, 1)
@@ -145,8 +145,8 @@ class Tucker(Factorization):
         return balanced(largest, lambda rank: type(self)(self.shape, rank).size, most)
 
     @classmethod
-    def truncated_rank(cls, weight: np.ndarray, size: Callable[[Rank], int], most: int) -> Rank:
-        return truncated(mode_spectra(weight), size, most)
+    def truncation(cls, weight: np.ndarray, size: Callable[[Rank], int]) -> Callable[[int], Rank]:
+        return partial(truncated, mode_spectra(weight), size)
 
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         return f"factor{mode}", 0
