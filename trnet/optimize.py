@@ -9,7 +9,7 @@ projected on the tangent space of W's form: never faster. The formulas are those
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,10 @@ from mxnet import gluon
 
 from trnet.layers import TRL
 from trnet.tensor.backend import mx
-from trnet.tensor.scaling import LARGEST_TURN, limited
+from trnet.tensor.scaling import LARGEST_TURN, limited, mapped
+
+# From one gauge of the factors to the next. In so many steps they grow by less than a half.
+_UPDATES_PER_GAUGE = 100
 
 
 class Trainer(gluon.Trainer):
@@ -74,7 +77,8 @@ class Trainer(gluon.Trainer):
         # that copies nothing, and leaves what grad_req="add" adds to.
         raw = {}
         try:
-            for scaling in self._current_scalings():
+            scalings = list(self._current_scalings())
+            for scaling in scalings:
                 scaled = scaling(self._lasting_rate)
                 for parameter, arrays in zip(scaling.trained, scaled):
                     raw[parameter], parameter._grad = parameter._grad, arrays
@@ -82,6 +86,14 @@ class Trainer(gluon.Trainer):
         finally:
             for parameter, arrays in raw.items():
                 parameter._grad = arrays
+        if self._lasting_rate and self._optimizer.num_update % _UPDATES_PER_GAUGE == 0:
+            for scaling in scalings:
+                scaling.fix_gauge(self._states)
+
+    def _states(self, parameter: gluon.Parameter) -> list[list[mx.nd.NDArray]]:
+        """What the optimiser holds for a parameter, on every device: momentum, a float32 copy."""
+        place = self._param2idx[parameter.name]
+        return [_flat(updater.states[place]) for updater in self._updaters]
 
     @property
     def _lasting_rate(self) -> float:
@@ -123,6 +135,7 @@ class Scaling:
         factors = {name: layer._reg_params[name] for name in layer._factor_names()}
         names = {parameter: name for name, parameter in factors.items()}
         self.trained, self._factors = trained, list(factors.values())
+        self._layer = layer
         self._is_numpy = isinstance(trained[0].list_grad()[0], mx.np.ndarray)
         self._constants: dict[str, np.ndarray] = {}
         self._on_devices: dict[mx.Context, list[mx.nd.NDArray]] = {}
@@ -179,6 +192,29 @@ class Scaling:
             on_devices.append(outputs)
         return [list(arrays) for arrays in zip(*on_devices)]
 
+    def fix_gauge(self, states: Callable[[gluon.Parameter], list[list]]) -> None:
+        """Make the factors orthonormal; W stays, and so does the step of W that momentum makes.
+
+        Where a factor is frozen, all stay as they are.
+
+        Parameters
+        ----------
+        states : callable
+            The optimiser's arrays of a parameter, on every device, each of the parameter's shape.
+        """
+        if not self._turning or len(self.trained) < len(self._factors):
+            return
+        values = {p: p.list_data()[0].asnumpy().astype("float64") for p in self._factors}
+        if not all(np.isfinite(array).all() for array in values.values()):
+            return  # diverged, and for the training to report
+        names = self._layer._factor_names()
+        maps = self._layer.factorization.gauge(dict(zip(names, values.values())))
+        for name, parameter in zip(names, self._factors):
+            for weight, others in zip(parameter.list_data(), states(parameter)):
+                for array in (weight, *others):
+                    moved = mapped(array.asnumpy().astype("float64"), maps[name])
+                    array[:] = moved.astype(array.dtype)
+
     def _constants_on(self, device: mx.Context) -> list[mx.nd.NDArray]:
         if device not in self._on_devices:
             self._on_devices[device] = [
@@ -186,6 +222,13 @@ class Scaling:
                 for array in self._constants.values()
             ]
         return self._on_devices[device]
+
+
+def _flat(state) -> list[mx.nd.NDArray]:
+    """The arrays of an optimiser's state: None, an array, or a tuple of such."""
+    if isinstance(state, tuple):
+        return [array for each in state for array in _flat(each)]
+    return [] if state is None else [state]
 
 
 def _cast(symbols: dict[str, mx.sym.Symbol], source: str, dtype: str) -> dict:

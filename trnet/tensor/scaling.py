@@ -5,6 +5,10 @@ through them again. Their Gram matrices undo both. Tong, Ma and Chi, *Accelerati
 Low-Rank Matrix Estimation via Scaled Gradient Descent* (JMLR 2021); for Tucker, Tong et al. (arXiv
 2104.14526). Matrices are (R, R), with ranks R; no product here is as large as W.
 
+Many W's have the same step. Of these, factors take the one that is orthogonal to what they span, so
+they grow a little with each step, most where W is small, and the Gram matrices lose their condition
+in the end. So now and then the factors are made orthonormal again: see :func:`roots`.
+
 They are so small that launching an operator takes longer than computing it, and that starting a
 thread takes longer still: ten times, while the other cores run Python. Hence few operators, and
 only those that compute small arrays on one thread: ``dot``, ``linalg.gemm`` with its sum, and
@@ -68,6 +72,20 @@ def add_scaled(F, matrix, other, number, rank: int):
     """A + c B, for matrices (R, R) and a number (1, 1)."""
     matrix, other = (F.reshape(each, shape=(-1, 1)) for each in (matrix, other))
     return F.reshape(F.linalg.gemm(other, number, matrix), shape=(rank, rank))
+
+
+def roots(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(UᵀU)^½ and its inverse, which makes U orthonormal; what U does not span stays as it is."""
+    squares, directions = np.linalg.eigh(gram)
+    lengths = np.sqrt(np.where(squares > TINY * squares[-1], squares, 1.0))
+    return (directions * lengths) @ directions.T, (directions / lengths) @ directions.T
+
+
+def mapped(array: np.ndarray, maps: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """A tensor whose axes are multiplied by symmetric matrices: G ×k M, for every (k, M)."""
+    for axis, matrix in maps:
+        array = np.moveaxis(np.tensordot(array, matrix, axes=(axis, 0)), -1, axis)
+    return array
 
 
 def limited(F, steps: dict, factors: dict, rate, constant: Callable, dtype: str) -> dict:

@@ -223,6 +223,23 @@ class Factorization(ABC):
         """
         return gradients
 
+    def gauge(self, parameters: Arrays) -> dict[str, list[tuple[int, np.ndarray]]]:
+        """Maps of axes that make the factors orthonormal again, and keep W: see :mod:`.scaling`.
+
+        A form that defines no scaling of gradients has none.
+
+        Parameters
+        ----------
+        parameters : dict of str to array
+            Finite values of all parameters, by name, in the order of the formula.
+
+        Returns
+        -------
+        dict of str to list of tuple
+            By name: axes, each with a matrix (R, R) that multiplies it.
+        """
+        return {}
+
     @property
     @abstractmethod
     def _components(self) -> int:

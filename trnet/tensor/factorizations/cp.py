@@ -28,7 +28,7 @@ from trnet.tensor.factorizations.tucker import hooi
 from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Step
 from trnet.tensor.ranks import check_most
-from trnet.tensor.scaling import DAMPING, TINY
+from trnet.tensor.scaling import DAMPING, TINY, roots
 
 
 class CP(Factorization):
@@ -130,6 +130,13 @@ class CP(Factorization):
                 step = F.broadcast_sub(step, F.broadcast_mul(U, repeated(along, sizes[name])))
             scaled[name] = step
         return scaled
+
+    def gauge(self, parameters: Arrays) -> dict[str, list[tuple[int, np.ndarray]]]:
+        # A term's length is the last factor's: ukr / ‖ukr‖, and u(N+1)r ‖u1r‖ ⋯ ‖uNr‖
+        *units, last = parameters
+        pairs = [roots(np.diag(np.square(parameters[name]).sum(axis=0))) for name in units]
+        maps = {name: [(1, inverse)] for name, (_, inverse) in zip(units, pairs)}
+        return {**maps, last: [(1, root) for root, _ in pairs]}
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.cp_to_tensor((None, list(parameters.values())))

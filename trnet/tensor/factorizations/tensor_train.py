@@ -28,7 +28,7 @@ from trnet.tensor.factorizations.base import (
 from trnet.tensor.initial import orthonormal
 from trnet.tensor.plan import TRAINING, Chain, Step
 from trnet.tensor.ranks import balanced, cut_spectra, truncated
-from trnet.tensor.scaling import DAMPING, add_scaled, ready, squared_norm
+from trnet.tensor.scaling import DAMPING, add_scaled, ready, roots, squared_norm
 
 
 class TensorTrain(Factorization):
@@ -144,6 +144,17 @@ class TensorTrain(Factorization):
                 step = F.broadcast_sub(step, F.dot(cores[k], inside))
             scaled[name] = step
         return scaled
+
+    def gauge(self, parameters: Arrays) -> dict[str, list[tuple[int, np.ndarray]]]:
+        # L(k-1)^½ Gk Lk^-½, with the Gram matrix Lk (rk, rk) of the cores up to the k-th
+        *inner, last = parameters
+        maps, left, root = {}, np.ones((1, 1)), np.ones((1, 1))
+        for name in inner:
+            core = parameters[name]
+            left = np.einsum("air,ab,bis->rs", core, left, core, optimize=True)
+            before, (root, inverse) = root, roots(left)
+            maps[name] = [(0, before), (2, inverse)]
+        return {**maps, last: [(0, root)]}
 
     def reconstruct(self, tl, parameters: Arrays):
         return tl.tt_to_tensor(list(parameters.values()))

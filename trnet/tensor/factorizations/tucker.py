@@ -35,6 +35,7 @@ from trnet.tensor.scaling import (
     gram,
     multiply_modes,
     ready,
+    roots,
     rotated,
     squared_norm,
     without,
@@ -223,6 +224,15 @@ class Tucker(Factorization):
             # The next mode comes first.
             core, H = (rotated(F, tensor, identities[r]) for tensor in (core, H))
         return scaled
+
+    def gauge(self, parameters: Arrays) -> dict[str, list[tuple[int, np.ndarray]]]:
+        _, *factors = parameters.values()
+        # Uk (UkᵀUk)^-½ and G ×k (UkᵀUk)^½
+        pairs = [roots(weight * (U.T @ U)) for U, weight in zip(factors, self._averaged)]
+        maps = {"core": [(axis, root) for axis, (root, _) in enumerate(pairs)]}
+        for name, (_, inverse) in zip(factor_names(len(factors) - 1), pairs):
+            maps[name] = [(1, inverse)]
+        return maps
 
     @property
     def dense_shape(self) -> tuple[int, int]:
