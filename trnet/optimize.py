@@ -19,7 +19,7 @@ from trnet.layers import TRL
 from trnet.tensor.backend import mx
 from trnet.tensor.scaling import LARGEST_TURN, limited, mapped
 
-# From one gauge of the factors to the next. In so many steps they grow by less than a half.
+# From one gauge of the factors to the next: seldom enough to cost nothing.
 _UPDATES_PER_GAUGE = 100
 
 
@@ -33,7 +33,9 @@ class Trainer(gluon.Trainer):
 
     A step is the dense layer's to first order. So one that would turn a factor by more than 0.3
     rad, its momentum included, is shortened: see :func:`trnet.tensor.scaling.limited`. That is
-    computed for SGD and NAG; the steps of other optimisers are not those of their gradients.
+    computed for SGD and NAG; the steps of other optimisers are not those of their gradients. For
+    these two, factors are made orthonormal again every hundred updates, and momentum with them. W
+    stays the same. Otherwise steps, all orthogonal to a factor, make it grow without end.
 
     Parameters
     ----------
