@@ -106,6 +106,21 @@ def test_onnx_of_a_layer_and_of_blocks_of_ones_own(tmp_path):
     close(scores(path, pictures(7, (6, 5))), network, pictures(7, (6, 5)))
 
 
+@pytest.mark.parametrize("folds", [False, True], ids=["factors", "folded"])
+@pytest.mark.parametrize(
+    "form, rank", [("tucker", (4, 3, 3, 2, 3)), ("cp", 5), ("tensor_train", (4, 6, 5, 3))]
+)
+def test_onnx_of_outputs_that_are_tensors(form, rank, folds, tmp_path):
+    network = nn.HybridSequential()
+    network.add(nn.Conv2D(6, 3, in_channels=1), TRL((3, 4), rank, (6, 5, 4), form))
+    network.initialize(mx.init.Xavier())
+    path, images = tmp_path / "network.onnx", pictures(3, (1, 7, 6))
+    export_onnx(fold(network) if folds else network, path, (1, 7, 6))
+    ours = scores(path, images)
+    assert ours.shape == (3, 3, 4)
+    close(ours, network, images)
+
+
 def test_onnx_of_a_layer_that_is_used_twice_and_of_products_of_the_data(tmp_path):
     class Twice(gluon.HybridBlock):
         def __init__(self):

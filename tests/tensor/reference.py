@@ -21,20 +21,22 @@ def contract(x: np.ndarray, factors: Sequence[np.ndarray]) -> np.ndarray:
 def full_weight(form: str, parameters: Sequence[np.ndarray]) -> np.ndarray:
     """W (I1, …, IN, O) from the parameters of a form, in the order of its formula."""
     n = len(parameters) - (form == "tucker")
-    modes, ranks = "abcde"[:n], "ijklm"[:n]
+    modes, ranks = "abcdefg"[:n], "ijklmno"[:n]
     if form == "tucker":
         operands = ranks + "".join(f",{mode}{rank}" for mode, rank in zip(modes, ranks))
     elif form == "cp":
         operands = ",".join(f"{mode}r" for mode in modes)
     else:
-        operands = ",".join("uvwxyz"[k] + mode + "uvwxyz"[k + 1] for k, mode in enumerate(modes))
+        operands = ",".join(
+            "stuvwxyz"[k] + mode + "stuvwxyz"[k + 1] for k, mode in enumerate(modes)
+        )
     return np.einsum(f"{operands}->{modes}", *parameters, optimize=True)
 
 
 def regress(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """⟨X, W⟩_N of a batch x (batch, I1, …, IN) and a weight (I1, …, IN, O)."""
-    modes = "abcd"[: x.ndim - 1]
-    return np.einsum(f"z{modes},{modes}o->zo", x, weight, optimize=True)
+    """⟨X, W⟩_N of a batch x (batch, I1, …, IN) and a weight (I1, …, IN, O1, …, OM)."""
+    modes, outputs = "abcd"[: x.ndim - 1], "efg"[: weight.ndim - x.ndim + 1]
+    return np.einsum(f"z{modes},{modes}{outputs}->z{outputs}", x, weight, optimize=True)
 
 
 def parameter_shapes(form: str, shape: tuple[int, ...], rank) -> list[tuple[int, ...]]:

@@ -1,9 +1,10 @@
-"""The tensor regression layer: Y = ⟨X, W⟩_N + b."""
+"""The tensor regression layer: Y = ⟨X, W⟩_N + b, where Y may be a tensor, too."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from numbers import Real
@@ -15,7 +16,14 @@ from trnet.layers.block import TensorBlock, shape_text, values_of
 from trnet.tensor import fitting
 from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.contraction import Product
-from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS, Factorization, Rank, is_integer
+from trnet.tensor.factorizations import (
+    DEFAULT,
+    FACTORIZATIONS,
+    Factorization,
+    Rank,
+    are_positive,
+    is_positive,
+)
 from trnet.tensor.fitting import Fit
 from trnet.tensor.initial import dense_std
 from trnet.tensor.plan import Step
@@ -35,8 +43,9 @@ class TRL(TensorBlock):
 
     Parameters
     ----------
-    units : int
-        O, the number of outputs.
+    units : int or tuple of int
+        O, the number of outputs; or (O1, …, OM) for outputs that are tensors, with a weight
+        (I1, …, IN, O1, …, OM) and a rank for as many modes.
     rank : tuple of int, int, dict, float or "same"
         Tucker: (R1, …, RN, Rout). CP: an int. Tensor train: the inner ranks (r1, …, rN).
         ``{"savings": s}`` is the largest rank that saves the share s of the dense layer's weights,
@@ -87,7 +96,7 @@ class TRL(TensorBlock):
     factor1_length, … or core1_length, … : Parameter
         With ``weight_norm``: (1, Rk), or (1, 1, rk).
     bias : Parameter
-        (O,), with ``use_bias``.
+        (O,) or (O1, …, OM), with ``use_bias``.
 
     Raises
     ------
@@ -100,12 +109,12 @@ class TRL(TensorBlock):
 
     Outputs
     -------
-    - **out**: tensor of shape (batch, O).
+    - **out**: tensor of shape (batch, O), or (batch, O1, …, OM).
     """
 
     def __init__(
         self,
-        units: int,
+        units: int | tuple[int, ...],
         rank: Rank,
         in_shape: tuple[int, ...] | None = None,
         factorization: str = DEFAULT,
@@ -121,14 +130,15 @@ class TRL(TensorBlock):
         params=None,
     ) -> None:
         super().__init__(implementation, prefix, params)
-        if not is_integer(units) or units < 1:
-            self._error(f"units: expected an integer ≥ 1, got {units!r}")
+        if not is_positive(units) and not are_positive(units):
+            self._error(f"units: expected an integer ≥ 1 or several, got {units!r}")
         if not isinstance(factorization, str) or factorization not in FACTORIZATIONS:
             known = ", ".join(map(repr, FACTORIZATIONS))
             self._error(f"factorization: expected one of {known}, got {factorization!r}")
         if not _is_number(dropout) or not 0 <= dropout < 1:
             self._error(f"dropout: expected a probability in [0, 1), got {dropout!r}")
-        self._units, self._rank, self._dropout = int(units), rank, float(dropout)
+        self._out_shape = (int(units),) if is_positive(units) else tuple(map(int, units))
+        self._rank, self._dropout = rank, float(dropout)
         self._weight_norm = bool(weight_norm)
         self._form, self._form_name = FACTORIZATIONS[factorization], factorization
         self._pooled_modes = self._checked_pooling(pooled_modes)
@@ -140,8 +150,10 @@ class TRL(TensorBlock):
         )
 
     def _products(self, F, factors: dict, reuse: float) -> list[Product]:
-        # ⟨X, W⟩_N: (B, I1, …, IN) -> (B, O)
-        return self._factorization.products(F, factors, reuse)
+        form = self._factorization
+        # ⟨X, W⟩_N: (B, I1, …, IN) -> (B, O1·…·OM) -> (B, O1, …, OM)
+        *products, last = form.joined.products(F, form.join(F, factors), reuse)
+        return [*products, replace(last, step=replace(last.step, after=self._out_shape))]
 
     def _tensorly_forward(self, tl, x, factors: dict, bias):
         weight = self._factorization.reconstruct(tl, factors)
@@ -149,7 +161,8 @@ class TRL(TensorBlock):
         return out if bias is None else out + bias
 
     def _steps(self) -> tuple[Step, ...]:
-        return self._factorization.steps()
+        *steps, last = self._factorization.joined.steps()
+        return (*steps, replace(last, after=self._out_shape))
 
     def _stored_names(self) -> list[str]:
         names = self._factor_names()
@@ -179,9 +192,9 @@ class TRL(TensorBlock):
         return kept
 
     @property
-    def units(self) -> int:
-        """O, the number of outputs."""
-        return self._units
+    def units(self) -> int | tuple[int, ...]:
+        """O, the number of outputs, or (O1, …, OM)."""
+        return self._out_shape if len(self._out_shape) > 1 else self._out_shape[0]
 
     @property
     def factorization(self) -> Factorization | None:
@@ -207,7 +220,7 @@ class TRL(TensorBlock):
         Parameters
         ----------
         dense : nn.Dense
-            O units, on the flattened input I1·…·IN without the pooled modes.
+            O (or O1·…·OM) units, on the flattened input I1·…·IN without the pooled modes.
         pooled_modes : tuple of int, optional
             Modes, from 1, over which average pooling stood before the dense layer, where the form
             supports pooling, as Tucker does. By default those given to the constructor.
@@ -241,10 +254,12 @@ class TRL(TensorBlock):
                 f"pooled_modes: expected at least one mode of the input left, got {pooled_modes}"
             )
         kept = [size for mode, size in enumerate(in_shape, 1) if mode not in pooled_modes]
-        self._check_dense(dense, (self._units, prod(kept)), pooled_modes)
+        self._check_dense(dense, (prod(self._out_shape), prod(kept)), pooled_modes)
+        if data is not None and len(self._out_shape) > 1:
+            self._error("data: expected none, since outputs that are tensors have no fit to data")
         self._factorization, self._pooled_modes = form, pooled_modes
-        weight = self._finite_weight(dense).T.reshape(*kept, self._units)
-        bias = values_of(dense.bias) if dense.bias is not None else np.zeros(self._units)
+        weight = self._finite_weight(dense).T.reshape(*kept, *self._out_shape)
+        bias = values_of(dense.bias) if dense.bias is not None else np.zeros(prod(self._out_shape))
         output_error = math.nan
         with self._naming_layer():
             if data is None:
@@ -260,7 +275,7 @@ class TRL(TensorBlock):
                 )
                 bias = bias + change
         if "bias" in self._reg_params:
-            arrays["bias"] = bias
+            arrays["bias"] = bias.reshape(self._out_shape)
         if self._weight_norm:
             for name in filter(_has_length, self._factor_names()):
                 arrays[_length(name)] = column_lengths(arrays[name])
@@ -270,12 +285,12 @@ class TRL(TensorBlock):
 
     def _weight_error(self, weight: np.ndarray, pooled_modes: tuple[int, ...]) -> float:
         """‖W − Ŵ‖ / ‖W‖, over pooled modes of their sum."""
-        ours = as_numpy(self.to_dense_weight()).T.reshape(*self._in_shape, self._units)
+        ours = as_numpy(self.to_dense_weight()).T.reshape(*self._in_shape, *self._out_shape)
         ours = ours.sum(axis=tuple(mode - 1 for mode in pooled_modes))
         return fitting.relative_error(ours, weight)
 
     def to_dense_weight(self):
-        """The equal dense weight, (units, I1·…·IN).
+        """The equal dense weight, (O, I1·…·IN), or (O1·…·OM, I1·…·IN).
 
         Returns
         -------
@@ -285,7 +300,7 @@ class TRL(TensorBlock):
         self._known_in_shape()
         return self._from_tensorly(
             lambda tl, factors: (
-                self._factorization.reconstruct(tl, factors).reshape((-1, self._units)).T
+                self._factorization.reconstruct(tl, factors).reshape((-1, prod(self._out_shape))).T
             )
         )
 
@@ -301,8 +316,9 @@ class TRL(TensorBlock):
 
     def _count_modes(self, in_shape) -> int:
         given = None if in_shape is None else len(in_shape)
-        n_modes = given or self._form.input_modes(self._rank)
-        if not n_modes:
+        order = self._form.input_modes(self._rank)
+        n_modes = given or (order and order + 1 - len(self._out_shape))
+        if not n_modes or n_modes < 1:
             self._error(
                 f"the number of input modes cannot be inferred from rank {self._rank!r}; give "
                 "in_shape, with 0 for unknown sizes: in_shape=(0, 0, 0)"
@@ -310,7 +326,8 @@ class TRL(TensorBlock):
         return n_modes
 
     def _make(self, in_shape: tuple[int, ...], pooled_modes: tuple[int, ...]) -> Factorization:
-        return self._form((*in_shape, self._units), self.rank, pooled_modes)
+        shape = (*in_shape, *self._out_shape)
+        return self._form(shape, self.rank, pooled_modes, len(self._out_shape))
 
     def _check_dense(self, dense: nn.Dense, expected: tuple[int, int], pooled_modes) -> None:
         got = dense.weight.shape
@@ -324,10 +341,10 @@ class TRL(TensorBlock):
             self._error("dense: expected no bias with use_bias=False, got one; use use_bias=True")
 
     def _factor_names(self) -> list[str]:
-        return self._form.parameter_names(self._n_modes)
+        return self._form.parameter_names(self._n_modes + len(self._out_shape) - 1)
 
     def _undecayed(self) -> list[str]:
-        scaled = self._form.scale_name(self._n_modes)
+        scaled = self._form.scale_name(self._n_modes + len(self._out_shape) - 1)
         if self._weight_norm and _has_length(scaled):
             scaled = _length(scaled)
         return [name for name in self._stored_names() if name != scaled]
@@ -343,7 +360,7 @@ class TRL(TensorBlock):
         else:
             for name in self._factor_names():
                 self._reg_params[name].tensor_layer = self  # for a Trainer, which has parameters
-        return {**shapes, "bias": (self._units,)}
+        return {**shapes, "bias": self._out_shape}
 
     def _initial_values(self, name: str, initializer: mx.init.Initializer) -> np.ndarray:
         form = self._factorization
@@ -354,7 +371,7 @@ class TRL(TensorBlock):
     def __repr__(self) -> str:
         dropout = f", dropout {self._dropout:g}" if self._dropout else ""
         return (
-            f"TRL({shape_text(self.in_shape)} -> {self._units}, {self._form_name}, "
+            f"TRL({shape_text(self.in_shape)} -> {shape_text(self._out_shape)}, {self._form_name}, "
             f"rank {self.rank}{dropout})"
         )
 

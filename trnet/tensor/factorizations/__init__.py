@@ -10,8 +10,10 @@ Layers, configs, tables and plots ask the class. Importing a form imports no MXN
 from trnet.tensor.factorizations.base import (
     Factorization,
     Rank,
+    are_positive,
     check_rank,
     is_integer,
+    is_positive,
     is_savings,
 )
 from trnet.tensor.factorizations.cp import CP
@@ -34,7 +36,9 @@ __all__ = [
     "Rank",
     "TensorTrain",
     "Tucker",
+    "are_positive",
     "check_rank",
     "is_integer",
+    "is_positive",
     "is_savings",
 ]

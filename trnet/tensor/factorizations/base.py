@@ -1,7 +1,8 @@
 """What every low-rank form of a weight W (I1, …, IN, O) has.
 
-Modes are counted from 1; the last mode, N + 1, is that of the output. The parameters live in the
-layer and are passed in as a dict by name, in the order of the formula.
+Modes are counted from 1; the last mode, N + 1, is that of the output. Where the output is a tensor,
+W is (I1, …, IN, O1, …, OM), and the last M modes are its. The parameters live in the layer and are
+passed in as a dict by name, in the order of the formula.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class Factorization(ABC):
     pooled_modes : tuple of int
         Modes that average pooling stood for, where the form ``supports_pooling``: their parameters
         start with that average, and :meth:`decompose` takes a weight without these modes.
+    n_outputs : int
+        M, the number of output modes. :meth:`products` and :meth:`steps` are for one: a form with
+        several is computed as its :attr:`joined` form.
 
     Attributes
     ----------
@@ -51,6 +55,9 @@ class Factorization(ABC):
         In ascending order.
     parameter_shapes : dict of str to tuple of int
         Shape of each parameter by its name, in the order of the formula.
+    joined : Factorization
+        The form of the same weight with its output modes as one, (I1, …, IN, O1·…·OM): itself,
+        where there is one.
 
     Raises
     ------
@@ -63,10 +70,14 @@ class Factorization(ABC):
     supports_pooling: ClassVar[bool] = False
 
     def __init__(
-        self, shape: tuple[int, ...], rank: Rank, pooled_modes: tuple[int, ...] = ()
+        self,
+        shape: tuple[int, ...],
+        rank: Rank,
+        pooled_modes: tuple[int, ...] = (),
+        n_outputs: int = 1,
     ) -> None:
-        self.shape = tuple(shape)
-        n_modes = len(self.shape) - 1
+        self.shape, self.n_outputs = tuple(shape), n_outputs
+        n_modes = len(self.shape) - n_outputs
         if pooled_modes and not self.supports_pooling:
             raise ValueError(
                 f"pooled_modes: expected none for this factorization, {self.title}, "
@@ -83,11 +94,15 @@ class Factorization(ABC):
             self.rank = self._exact_rank(self._rank_saving(savings))
         else:
             self.rank = self._exact_rank(rank) if fraction is None else self._rank_of(fraction)
+        self.joined = self
+        if n_outputs > 1:
+            joined_shape = (*self.shape[:n_modes], prod(self.shape[n_modes:]))
+            self.joined = type(self)(joined_shape, self._joined_rank, self.pooled_modes)
 
     @staticmethod
     @abstractmethod
     def parameter_names(n_modes: int) -> list[str]:
-        """Names of the parameters for N input modes."""
+        """Names of the parameters for a weight of order N + 1."""
 
     @classmethod
     def scale_name(cls, n_modes: int) -> str:
@@ -102,7 +117,7 @@ class Factorization(ABC):
     @staticmethod
     @abstractmethod
     def input_modes(rank: Rank) -> int | None:
-        """The number N of input modes, inferred from a rank; None where that is not possible."""
+        """N, for a weight of order N + 1, inferred from a rank; None where that is not possible."""
 
     @property
     @abstractmethod
@@ -127,6 +142,23 @@ class Factorization(ABC):
     def _balanced_rank(self, most: int) -> Rank:
         """The rank of at most ``most`` parameters that keeps like shares of all modes."""
         raise ValueError(f"{self.title} has no rule that chooses a rank; give one")
+
+    @property
+    def _joined_rank(self) -> Rank:
+        """The rank of :attr:`joined`, where there are several output modes."""
+        raise ValueError(f"units: expected an integer for {self.title}, got a tensor's shape")
+
+    def join(self, F, parameters: Arrays) -> Arrays:
+        """The parameters of :attr:`joined`, of arrays or symbols."""
+        if self.n_outputs == 1:
+            return parameters
+        arrays = list(parameters.values())
+        joined = self._join(F, arrays[: -self.n_outputs], arrays[-self.n_outputs :])
+        return dict(zip(self.joined.parameter_shapes, joined))
+
+    def _join(self, F, inputs: list, outputs: list) -> list:
+        """The same, of the parameters before those of the output modes, and of these."""
+        raise NotImplementedError
 
     @abstractmethod
     def steps(self, reuse: float = TRAINING) -> tuple[Step, ...]:
@@ -267,7 +299,8 @@ class Factorization(ABC):
     @property
     def dense_shape(self) -> tuple[int, int]:
         """Shape (O, I1·…·IN) of the weight of the dense layer that this form replaces."""
-        return self.shape[-1], prod(self.shape[:-1])
+        n_modes = len(self.shape) - self.n_outputs
+        return prod(self.shape[n_modes:]), prod(self.shape[:n_modes])
 
 
 def factor_names(n_modes: int) -> list[str]:

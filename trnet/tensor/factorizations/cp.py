@@ -70,6 +70,16 @@ class CP(Factorization):
 
         return max(1, validate_cp_rank(self.shape, fraction))
 
+    @property
+    def _joined_rank(self) -> Rank:
+        return self.rank
+
+    def _join(self, F, inputs: list, outputs: list) -> list:
+        shapes = [(self.rank, size) for size in self.shape[-self.n_outputs :]]
+        # u(N+1)r ⊗ … ⊗ u(N+M)r, term by term: (R, O1·…·OM)
+        rows = khatri_rao(F, [F.transpose(factor) for factor in outputs], shapes)
+        return [*inputs, F.transpose(rows)]
+
     def steps(self, reuse: float = TRAINING) -> tuple[Step, ...]:
         """Mode 1; all other modes component by component; the output."""
         first, *others = self.shape[:-1]

@@ -82,6 +82,16 @@ class TensorTrain(Factorization):
         return tuple(max(1, min(int(r), bound)) for r, bound in zip(ranks, self._largest_ranks))
 
     @property
+    def _joined_rank(self) -> Rank:
+        return self.rank[: len(self.shape) - self.n_outputs]
+
+    def _join(self, F, inputs: list, outputs: list) -> list:
+        # (rN, O1, …, Ok, r) · (r, O(k+1), r') -> (rN, O1, …, O(k+1), r')
+        core = reduce(F.dot, outputs)
+        joined_core = list(self.joined.parameter_shapes.values())[-1]
+        return [*inputs, F.reshape(core, shape=joined_core)]
+
+    @property
     def _chain(self) -> Chain:
         """Links G1, …, G(N+1); all but the last contract a mode of the input."""
         modes = (*((size,) for size in self.shape[:-1]), ())

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trnet.tensor.contraction import Product, make_product, merged
+from trnet.tensor.contraction import Product, kronecker, make_product, merged
 from trnet.tensor.factorizations.base import (
     Arrays,
     Factorization,
@@ -81,13 +81,26 @@ class Tucker(Factorization):
         form = "(R1, …, RN, Rout), one for each mode and the output"
         ranks = check_ranks(rank, len(self.shape), form)
         for mode, (r, size) in enumerate(zip(ranks, self.shape), start=1):
-            check_rank(r, size, f"mode {mode}" if mode < len(self.shape) else "the output")
+            is_output = mode == len(self.shape) and self.n_outputs == 1
+            check_rank(r, size, "the output" if is_output else f"mode {mode}")
         return tuple(map(int, ranks))
 
     def _rank_of(self, fraction: float) -> tuple[int, ...]:
         from tensorly.tucker_tensor import validate_tucker_rank
 
         return tuple(validate_tucker_rank(self.shape, fraction))
+
+    @property
+    def _joined_rank(self) -> Rank:
+        n_modes = len(self.shape) - self.n_outputs
+        return (*self.rank[:n_modes], prod(self.rank[n_modes:]))
+
+    def _join(self, F, inputs: list, outputs: list) -> list:
+        core, *factors = inputs
+        shapes = list(zip(self.shape, self.rank))[-self.n_outputs :]
+        # (R1, …, RN, R(N+1)·…·R(N+M)) and U(N+1) ⊗ … ⊗ U(N+M)
+        core = F.reshape(core, shape=self._joined_rank)
+        return [core, *factors, kronecker(F, outputs, shapes)]
 
     def steps(self, reuse: float = TRAINING) -> tuple[Step, ...]:
         steps, _, chain = _plan(self.shape, self.rank, reuse)
@@ -248,7 +261,7 @@ class Tucker(Factorization):
         shape, rank = (
             [of[mode - 1] for mode in self._kept_modes] for of in (self.shape, self.rank)
         )
-        return Tucker(tuple(shape), tuple(rank))
+        return Tucker(tuple(shape), tuple(rank), n_outputs=self.n_outputs)
 
     def _with_pooling(self, name: str, unpooled) -> np.ndarray:
         """A parameter, from its counterpart ``unpooled(name)`` in :attr:`_unpooled`."""
