@@ -54,6 +54,19 @@ def test_forward(form, data):
     assert layer.units == (units if len(units) > 1 else units[0])
 
 
+@pytest.mark.parametrize("units", [(1, 3), (3, 1), (1, 1), (2, 3, 2), (1, 1, 3), (3, 1, 1)])
+def test_hybridized_with_modes_of_one(form, units):
+    shape = (4, 3, *units)
+    rank = largest_rank(form, shape)
+    layer = TRL(units, rank, (4, 3), form, bias_initializer="normal", dtype="float64")
+    layer.initialize(mx.init.Normal(1))
+    layer.hybridize()
+    x = normal(5, 4, 3)
+    out = layer(x)
+    assert out.shape == (5, *units)
+    close(out, numpy_output(form, layer, x))
+
+
 @pytest.mark.parametrize("hybridized", [False, True])
 def test_gradients_are_those_of_the_reference(form, hybridized):
     layer = trl(form)

@@ -88,6 +88,8 @@ def _operators_check(steps: Sequence[Step]) -> bool:
 def _by_codes(F, x, shape: Shape, target: Shape):
     if len(target) == 1 < len(shape):
         return F.Flatten(x)
+    if len(shape) > 1 and shape[0] > target[0]:  # only a last mode can be split
+        x, shape = F.Flatten(x), (prod(shape),)
     while shape != target:
         codes, shape = _codes(shape, target)
         x = x.reshape((KEEP, *codes))
