@@ -163,7 +163,7 @@ def table(rows: list[dict]) -> str:
     return (
         "# Synthetic regression\n\n"
         f"RMSE on samples without noise, mean of {len(SEEDS)} seeds with 95 % intervals. A weight\n"
-        f"of zero has {zero:.2f}, and W / 2, the best that noisy samples can teach, {best:.2f}. By\n"
+        f"of zero has {zero:.2f}; W / 2, the best that noisy samples can teach, {best:.2f}. By\n"
         "`python benchmarks/regression.py`, which says what is trained.\n\n"
         f"{laid_out}\n"
     )
