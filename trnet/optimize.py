@@ -9,7 +9,7 @@ projected on the tangent space of W's form: never faster. The formulas are those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -118,6 +118,28 @@ class Trainer(gluon.Trainer):
             if key not in self._scalings:
                 self._scalings[key] = Scaling(layer, parameters, dtype)
             yield self._scalings[key]
+
+
+def shrink_lengths(parameters: Iterable[gluon.Parameter], amount: float) -> None:
+    """Shrink the lengths of weight-normalised factors towards zero, and to zero at most.
+
+    After each update, by the learning rate times λ, that is a step of proximal gradient descent
+    with the penalty λ Σ |g| on all lengths g (the lasso). Components that the loss can do without
+    end at exactly zero, and :meth:`trnet.TRL.truncated` removes them.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        All of a network; those that are no such lengths stay.
+    amount : float
+        How much shorter every length gets, times its ``lr_mult``. Not for float16, whose float32
+        copies in the optimiser would not follow.
+    """
+    for parameter in parameters:
+        if getattr(parameter, "is_length", False) and parameter.grad_req != "null":
+            shrunk = amount * parameter.lr_mult
+            for array in parameter.list_data():
+                array -= array.clip(-shrunk, shrunk)
 
 
 class Scaling:

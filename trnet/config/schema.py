@@ -280,7 +280,8 @@ class Train(_Schema):
     """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`.
 
     ``clip_gradient`` bounds the norm of all gradients together, ``accumulate`` is the number of
-    batches per step, and ``freeze`` names what is not trained; see :mod:`trnet.training.freezing`.
+    batches per step, ``lasso`` an L1 penalty on the lengths of a TRL with ``weight_norm``, and
+    ``freeze`` names what is not trained; see :mod:`trnet.training.freezing`.
     With 0 epochs, the network is scored as it starts; this needs trained weights.
     """
 
@@ -293,6 +294,7 @@ class Train(_Schema):
     optimizer: str = "sgd"
     clip_gradient: Optional[Positive] = None
     accumulate: PositiveInt = 1
+    lasso: NonNegative = 0.0
     freeze: Annotated[Union[Literal["backbone"], list[str]], BeforeValidator(_frozen)] = []
     dtype: Literal["float32", "float16"] = "float32"
     schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
@@ -366,6 +368,14 @@ class Config(_Schema):
             raise ValueError("train.epochs: expected at least 1 without model.pretrained, got 0")
         if not self.model.pretrained and self.model.fit is not None:
             raise ValueError("model.fit: expected none without model.pretrained")
+        return self
+
+    @model_validator(mode="after")
+    def _has_lengths_to_shrink(self) -> Config:
+        if self.train.lasso > 0 and not getattr(self.model.head, "weight_norm", False):
+            raise ValueError("train.lasso: expected 0 without model.head.weight_norm: true")
+        if self.train.lasso > 0 and self.train.dtype == "float16":
+            raise ValueError("train.lasso: expected 0 with train.dtype: float16")
         return self
 
     @model_validator(mode="after")

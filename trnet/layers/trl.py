@@ -289,6 +289,57 @@ class TRL(TensorBlock):
         ours = ours.sum(axis=tuple(mode - 1 for mode in pooled_modes))
         return fitting.relative_error(ours, weight)
 
+    def truncated(self) -> TRL:
+        """The same layer at the rank that is left without components of length zero.
+
+        For a layer with ``weight_norm`` that was trained with an L1 penalty on its lengths: see
+        :func:`trnet.optimize.shrink_lengths`. Each mode keeps at least one component.
+
+        Returns
+        -------
+        TRL
+            With copies of the parameters, on their contexts.
+
+        Raises
+        ------
+        ValueError
+            Without ``weight_norm``, or while the input's shape is not known.
+        """
+        if not self._weight_norm:
+            self._error("truncation: expected weight_norm=True, whose lengths say what to keep")
+        in_shape, form = self._known_in_shape(), self._factorization
+        stored = {name: values_of(parameter) for name, parameter in self._reg_params.items()}
+        # Scales gk / ‖Vk‖: a direction that loses entries is shorter, and stands for as much.
+        normalised = list(filter(_has_length, self._factor_names()))
+        for name in normalised:
+            stored[_length(name)] = stored[_length(name)] / column_lengths(stored[name])
+        ranks = []
+        for bond in form.bonds:
+            # Lengths are of columns, along the last axis.
+            columns = [n for n, axis in bond if _has_length(n) and axis == stored[n].ndim - 1]
+            kept = _survivors([stored[_length(name)] for name in columns])
+            ranks.append(len(kept))
+            for name, axis in [*bond, *((_length(name), -1) for name in columns)]:
+                stored[name] = np.take(stored[name], kept, axis)
+        for name in normalised:
+            stored[_length(name)] = stored[_length(name)] * column_lengths(stored[name])
+        first = self._reg_params[self._factor_names()[0]]
+        layer = TRL(
+            self.units,
+            tuple(ranks) if isinstance(self.rank, tuple) else ranks[0],
+            in_shape,
+            self._form_name,
+            "bias" in stored,
+            self._implementation,
+            self._dropout,
+            self._pooled_modes,
+            weight_norm=True,
+            dtype=first.dtype,
+        )
+        for name, values in stored.items():
+            layer._assign(layer._reg_params[name], values, first.list_ctx())
+        return layer
+
     def to_dense_weight(self):
         """The equal dense weight, (O, I1·…·IN), or (O1·…·OM, I1·…·IN).
 
@@ -353,6 +404,8 @@ class TRL(TensorBlock):
         self._factorization = self._make(in_shape, self._pooled_modes)
         shapes = self._factorization.parameter_shapes
         if self._weight_norm:
+            for name in filter(_has_length, self._factor_names()):
+                self._reg_params[_length(name)].is_length = True  # for an L1 penalty
             lengths = {
                 n: (*(1,) * (len(s) - 1), s[-1]) for n, s in shapes.items() if _has_length(n)
             }
@@ -387,6 +440,12 @@ def _length(name: str) -> str:
 def column_lengths(factor: np.ndarray) -> np.ndarray:
     """Lengths of the columns along the last mode, (1, …, 1, R)."""
     return np.sqrt(np.sum(factor**2, axis=tuple(range(factor.ndim - 1)), keepdims=True))
+
+
+def _survivors(lengths: list[np.ndarray]) -> np.ndarray:
+    """Places of the components with a length in all factors; the first, where there is none."""
+    alive = np.all([length.ravel() != 0 for length in lengths], axis=0)
+    return np.flatnonzero(alive) if alive.any() else np.array([0])
 
 
 def _is_number(value) -> bool:

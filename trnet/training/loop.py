@@ -21,7 +21,7 @@ from trnet.config import Train
 from trnet.data import Batch, DataSource
 from trnet.errors import Diverged, UserError
 from trnet.files import write_aside
-from trnet.optimize import Trainer
+from trnet.optimize import Trainer, shrink_lengths
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint
 from trnet.training.devices import Compute
@@ -255,6 +255,8 @@ def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> None:
         # The arrays hold sums over the images.
         clip_gradients(trainer._params, recipe.clip_gradient * images)
     trainer.update(images)
+    if recipe.lasso > 0:
+        shrink_lengths(trainer._params, recipe.lasso * trainer.learning_rate)
     if recipe.accumulate > 1:
         for parameter in trainer._params:
             parameter.zero_grad()

@@ -176,6 +176,14 @@ class Factorization(ABC):
         Pooled modes are left out: until they are trained, they carry one component only.
         """
 
+    @property
+    def bonds(self) -> list[list[tuple[str, int]]]:
+        """For each of the rank's numbers, the axes that it is the size of: parameters with an axis.
+
+        ValueError where a form has none.
+        """
+        raise ValueError(f"{self.title} does not say what its rank's components are")
+
     @abstractmethod
     def reconstruct(self, tl, parameters: Arrays):
         """The full weight (I1, …, IN, O), inside :func:`~trnet.tensor.backend.tensorly_scope`."""

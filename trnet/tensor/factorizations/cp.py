@@ -103,6 +103,10 @@ class CP(Factorization):
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(list(self.parameter_shapes)[-1], 1, self.rank)]
 
+    @property
+    def bonds(self) -> list[list[tuple[str, int]]]:
+        return [[(name, 1) for name in self.parameter_shapes]]
+
     def scaled_gradients(
         self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
     ) -> Arrays:

@@ -117,6 +117,11 @@ class TensorTrain(Factorization):
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(name, 2, r) for name, r in zip(self.parameter_shapes, self.rank)]
 
+    @property
+    def bonds(self) -> list[list[tuple[str, int]]]:
+        cores = list(self.parameter_shapes)
+        return [[(before, 2), (after, 0)] for before, after in zip(cores, cores[1:])]
+
     def scaled_gradients(
         self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
     ) -> Arrays:

@@ -140,6 +140,11 @@ class Tucker(Factorization):
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(f"factor{mode}", 1, self.rank[mode - 1]) for mode in self._kept_modes]
 
+    @property
+    def bonds(self) -> list[list[tuple[str, int]]]:
+        _, *factors = self.parameter_shapes
+        return [[(name, 1), ("core", axis)] for axis, name in enumerate(factors)]
+
     def reconstruct(self, tl, parameters: Arrays):
         core, *factors = parameters.values()
         return tl.tucker_to_tensor((core, factors))
