@@ -176,6 +176,11 @@ BROKEN = {
     "negative decay": (recipe(weight_decay="-1"), ["train.weight_decay", "-1"]),
     "smoothing of two": (recipe(label_smoothing="2"), ["train.label_smoothing", "2"]),
     "a bound of zero": (recipe(clip_gradient="0"), ["train.clip_gradient", "> 0", "0"]),
+    "a lasso on no lengths": (
+        recipe(lasso="0.1"),
+        ["train.lasso", "expected 0", "model.head.weight_norm"],
+    ),
+    "a negative lasso": (recipe(lasso="-1"), ["train.lasso", "-1"]),
     "half a batch": (recipe(accumulate="0.5"), ["train.accumulate", "0.5"]),
     "frozen by a number": (recipe(freeze="3"), ["train.freeze", "'backbone'", "3"]),
     "a head that learns backwards": (

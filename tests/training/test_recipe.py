@@ -9,7 +9,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 from training.helpers import CONFIG, CPU, parameters, recipe, run, small_network
 
-from trnet import config, experiment
+from trnet import TRL, config, experiment
 from trnet.errors import ConfigError
 from trnet.models import attach_head, make_backbone
 from trnet.training import loop
@@ -100,6 +100,23 @@ def test_clipping_that_changes_nothing_is_exact(blobs, tmp_path):
         run(network, blobs, tmp_path / str(limit), recipe(clip_gradient=limit))
     for one, other in zip(*map(parameters, networks)):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("lasso", [0.0, 1.0])
+def test_a_lasso_shortens_the_lengths_of_components(blobs, tmp_path, lasso):
+    """To zero, where the penalty is far larger than what the loss gains."""
+    network = nn.HybridSequential()
+    layer = TRL(3, (1, 3, 3, 3), (1, 4, 4), weight_norm=True)
+    network.add(layer)
+    run(network, blobs, tmp_path, recipe(lasso=lasso, momentum=0.0, epochs=20))
+    dead = [not layer._reg_params[f"factor{k}_length"].data().asnumpy().any() for k in (1, 2, 3, 4)]
+    assert all(dead) if lasso else not any(dead)
+
+
+def test_a_lasso_is_for_float32():
+    changes = ["model.head.weight_norm=true", "train.lasso=0.1", "train.dtype=float16"]
+    with pytest.raises(ConfigError, match=r"train\.lasso: expected 0 with train\.dtype"):
+        config.load("configs/mnist/vgg_trl_8.yaml", changes)
 
 
 @pytest.mark.parametrize("batches, size", [(2, 10), (4, 5), (3, 8)])
