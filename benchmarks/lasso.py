@@ -22,7 +22,7 @@ from timing import write_csv
 from trnet import config
 from trnet.config import Config
 
-PENALTIES = (0.0, 0.01, 0.03, 0.1, 0.3)
+PENALTIES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 HEADS = {
     "Tucker": {"rank": [16, 6, 6, 10]},
     "CP": {"factorization": "cp", "rank": 40},
