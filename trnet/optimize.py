@@ -158,8 +158,8 @@ class Scaling:
     def __init__(self, layer: TRL, trained: list[gluon.Parameter], dtype: str) -> None:
         factors = {name: layer._reg_params[name] for name in layer._factor_names()}
         names = {parameter: name for name, parameter in factors.items()}
-        self.trained, self._factors = trained, list(factors.values())
-        self._layer = layer
+        self.trained, self._factors = trained, factors
+        self._form = layer.factorization
         self._is_numpy = isinstance(trained[0].list_grad()[0], mx.np.ndarray)
         self._constants: dict[str, np.ndarray] = {}
         self._on_devices: dict[mx.Context, list[mx.nd.NDArray]] = {}
@@ -169,7 +169,7 @@ class Scaling:
         gradients = {names[parameter]: mx.sym.var(f"d_{names[parameter]}") for parameter in trained}
         constant = partial(self._constant, wide)
         rate = constant(np.zeros((1, 1)))  # the first one, which changes with the learning rate
-        form, wide_values = layer.factorization, _cast(values, dtype, wide)
+        form, wide_values = self._form, _cast(values, dtype, wide)
         wide_gradients = _cast(gradients, dtype, wide)
         scaled = form.scaled_gradients(mx.sym, wide_values, wide_gradients, constant)
         # W is linear in the parameter of its scale, so its step is exact, at any length. A form
@@ -204,7 +204,7 @@ class Scaling:
         rate *= max((parameter.lr_mult for parameter in self._turning), default=0) / LARGEST_TURN
         on_devices = []
         for device in self.trained[0].list_ctx():
-            arrays = [parameter.data(device) for parameter in self._factors]
+            arrays = [parameter.data(device) for parameter in self._factors.values()]
             arrays += [parameter.grad(device) for parameter in self.trained]
             constants = self._constants_on(device)
             constants[0][:] = rate**2
@@ -228,12 +228,14 @@ class Scaling:
         """
         if not self._turning or len(self.trained) < len(self._factors):
             return
-        values = {p: p.list_data()[0].asnumpy().astype("float64") for p in self._factors}
+        values = {
+            name: parameter.list_data()[0].asnumpy().astype("float64")
+            for name, parameter in self._factors.items()
+        }
         if not all(np.isfinite(array).all() for array in values.values()):
             return  # diverged, and for the training to report
-        names = self._layer._factor_names()
-        maps = self._layer.factorization.gauge(dict(zip(names, values.values())))
-        for name, parameter in zip(names, self._factors):
+        maps = self._form.gauge(values)
+        for name, parameter in self._factors.items():
             for weight, others in zip(parameter.list_data(), states(parameter)):
                 for array in (weight, *others):
                     moved = mapped(array.asnumpy().astype("float64"), maps[name])

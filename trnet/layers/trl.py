@@ -391,11 +391,16 @@ class TRL(TensorBlock):
         if dense.bias is not None and "bias" not in self._reg_params:
             self._error("dense: expected no bias with use_bias=False, got one; use use_bias=True")
 
+    @property
+    def _order(self) -> int:
+        """N + M, the number of W's modes."""
+        return self._n_modes + len(self._out_shape)
+
     def _factor_names(self) -> list[str]:
-        return self._form.parameter_names(self._n_modes + len(self._out_shape) - 1)
+        return self._form.parameter_names(self._order - 1)
 
     def _undecayed(self) -> list[str]:
-        scaled = self._form.scale_name(self._n_modes + len(self._out_shape) - 1)
+        scaled = self._form.scale_name(self._order - 1)
         if self._weight_norm and _has_length(scaled):
             scaled = _length(scaled)
         return [name for name in self._stored_names() if name != scaled]
