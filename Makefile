@@ -58,12 +58,14 @@ gpu-check: .venv-gpu/installed
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-.venv/installed: setup.py
+.venv/installed: setup.py examples/requirements.txt
 	@$(FIND_PYTHON); \
 	echo "Setting up .venv with $$($$python --version)"; \
 	$$python -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --editable '.[cpu,experiments,onnx,test,docs]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --requirement examples/requirements.txt
 	@touch $@
 
 .venv-gpu/installed: setup.py | gpu-driver

@@ -246,6 +246,30 @@ def test_a_start_is_fitted_only_to_what_it_can_express(folder, refused):
     assert "0 of the head's 2 dense layers are trained" in said
 
 
+def test_savings_in_a_config_choose_the_rank_by_the_trained_weights(folder):
+    path = folder / "shapes/saving.yaml"
+    weights = next((folder / "runs/shapes/digits/seed0/checkpoints").glob("*/network.params"))
+    path.write_text(CONFIG.replace("digits\n", "saving\n", 1))
+    head = "model.head={type: trl, rank: {savings: 0.95}}"
+    untrained = config.load(path, [head])
+    chosen = config.load(path, [head, f"model.pretrained={weights}", "train.epochs=0"])
+    dataset = experiment.find_dataset(chosen)
+    trained, balanced = (experiment.build(c, dataset).output.rank for c in (chosen, untrained))
+    assert trained != balanced
+    sizes = [experiment.count(c).weights for c in (chosen, untrained)]
+    assert all(0.75 < size / (0.05 * 32 * 7 * 7 * 10) <= 1 for size in sizes)
+    errors, dense = {}, mx.nd.load(str(weights))["output.1.weight"]
+    for rank in (trained, balanced):
+        overrides = [f"model.head={{type: trl, rank: {list(rank)}}}", f"model.pretrained={weights}"]
+        network = experiment.activations(config.load(path, overrides), 50, [mx.cpu()])[0]
+        errors[rank] = (network.output.to_dense_weight() - dense).norm().asscalar()
+    assert errors[trained] < errors[balanced]
+    # The run is one like any other.
+    result = experiment.train(chosen, None, folder / "runs", [mx.cpu()], show=False)
+    assert result["head_parameters"]["weights"] == sizes[0]
+    assert experiment.earlier_result(chosen, folder / "runs") == result
+
+
 def test_no_epochs_need_trained_weights(tmp_path):
     path = tmp_path / "digits.yaml"
     path.write_text(CONFIG)

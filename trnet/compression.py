@@ -28,13 +28,14 @@ from trnet.errors import ConfigError, UserError
 from trnet.files import write_aside
 from trnet.models.head_removal import LINEAR
 from trnet.models.heads import SPATIAL_MODES
+from trnet.models.pretrained import trl_truncation
 from trnet.report.summary import Row
 from trnet.report.write import write_report
 from trnet.run_folder import run_folder
 from trnet.savings import most_weights
 from trnet.suite import Suite
 from trnet.tensor.backend import as_numpy, mx
-from trnet.tensor.factorizations import FACTORIZATIONS, Factorization, Rank
+from trnet.tensor.factorizations import FACTORIZATIONS, Rank
 from trnet.tensor.fitting import whitened
 from trnet.tensor.ranks import mode_spectra, truncated
 from trnet.training import checkpoint
@@ -259,7 +260,7 @@ def ranks_for(
     if wanted.head == "tcl":
         rank_of = _tcl_truncation(weight)
     else:
-        rank_of = _trl_truncation(form, weight, in_shape)
+        rank_of = trl_truncation(form, weight, in_shape)
     ranks, why = [], None
     for share in savings:
         most = most_weights(share, first.size + rest) - rest
@@ -278,22 +279,6 @@ def _dense_weights(head: HybridBlock, context: mx.Context) -> list[np.ndarray]:
     layers = [block for block in head._children.values() if isinstance(block, LINEAR)]
     weights = [as_numpy(layer.weight.data(context)) for layer in layers]
     return [weight.reshape(len(weight), -1) for weight in weights]
-
-
-def _trl_truncation(
-    form: type[Factorization], weight: np.ndarray, in_shape: tuple[int, ...]
-) -> Callable[[int], Rank]:
-    """The rank of at most some parameters for a weight, which may be of a pooled input."""
-    pooled = len(in_shape) + 1 - weight.ndim
-
-    def whole(rank: Rank) -> Rank:
-        return (rank[0], *(1,) * pooled, rank[1]) if pooled else rank
-
-    def size(rank: Rank) -> int:
-        return form((*in_shape, weight.shape[-1]), whole(rank)).size
-
-    rank_of = form.truncation(weight, size)
-    return lambda most: whole(rank_of(most))
 
 
 def _tcl_truncation(weight: np.ndarray) -> Callable[[int], Rank]:

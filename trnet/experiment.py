@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from trnet import config as configs
 from trnet.config import Config
@@ -25,11 +26,13 @@ from trnet.models import (
     count_head,
     load_pretrained,
     make_backbone,
+    rank_by_savings,
 )
 from trnet.result import VERSION, Result, processor, versions, write_result
 from trnet.run_folder import earlier_result, held, run_folder
 from trnet.savings import space_savings
 from trnet.tensor.backend import mx
+from trnet.tensor.factorizations import is_savings
 from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
 from trnet.training.distributed import ALONE, Workers
@@ -48,12 +51,29 @@ def build(config: Config, dataset: DataSet) -> Network:
     """
     with _naming(config, "model.backbone"):
         backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
+    head = _with_chosen_rank(config, dataset)
     with _naming(config, "model.head"):
-        head = config.model.head.model_dump()
         network = attach_head(backbone, head, dataset.shape, dataset.classes)
     with _naming(config, "train.freeze"):
         freeze(network, config.train.freeze)
     return network
+
+
+def _with_chosen_rank(config: Config, dataset: DataSet) -> dict[str, Any]:
+    """The keys of a config's head. Savings become the rank that trained weights choose."""
+    model, head = config.model, config.model.head.model_dump()
+    if head["type"] == "trl" and model.pretrained and is_savings(head["rank"]):
+        with _naming(config, "model.head.rank"):
+            chosen = rank_by_savings(
+                model.backbone,
+                model.pretrained,
+                dataset.shape,
+                dataset.classes,
+                head["factorization"],
+                head["rank"]["savings"],
+            )
+        head["rank"] = chosen or head["rank"]
+    return head
 
 
 def count(config: Config) -> ParameterCount:

@@ -24,7 +24,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import HybridBlock, nn
 from tensor.reference import FORMS
 
-from trnet.layers import TCL, TRL
+from trnet.layers import TCL, TRL, fold
 from trnet.layers.block import TensorBlock
 
 ONES = {"tcl": (1, 1, 1), "tucker": (1, 1, 1, 1), "cp": 1, "tensor_train": (1, 1, 1)}
@@ -370,3 +370,29 @@ def test_the_reference_cannot_be_traced(refusal, kind, nested):
     net = network(layer) if nested else layer
     net.hybridize()
     refusal(lambda: net(normal(2, 4, 5, 3)), layer.name, "'tensorly'", "'fused'")
+
+
+@pytest.mark.parametrize("size", [(9,), (5, 4), (4, 4, 4), (3, 4, 2)], ids=str)
+def test_after_a_convolution_of_any_order(kind, size):
+    rank = (8, *[2] * len(size))
+    ranks = {"tcl": rank, "tucker": (*rank, 3), "cp": 9, "tensor_train": (*rank[:-1], 2, 3)[1:]}
+    convolution = {1: nn.Conv1D, 2: nn.Conv2D, 3: nn.Conv3D}[len(size)]
+    in_shape = (32, *size)  # 32 channels: oneDNN leaves these in a layout of its own
+    net = nn.HybridSequential()
+    net.add(
+        convolution(32, 3, padding=1, activation="relu"),
+        build(kind, initialize=False, dtype="float32", rank=ranks[kind], in_shape=in_shape),
+    )
+    net.initialize(mx.init.Xavier())
+    x = normal(2, 16, *size, dtype="float32")
+    expected = net(x)
+    head = mx.nd.ones_like(expected)
+    wanted = gradients(net, x, head)
+    for flags in ({}, {"static_alloc": True, "static_shape": True}):
+        net.hybridize(**flags)
+        for name, gradient in gradients(net, x, head).items():
+            close(gradient, wanted[name], 1e-4)
+        close(net(x), expected, 1e-5)
+    folded = fold(net)
+    folded.hybridize()
+    close(folded(x), expected, 1e-5)

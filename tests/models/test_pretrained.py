@@ -8,7 +8,7 @@ import pytest
 from gluoncv.model_zoo import get_model, model_store
 from mxnet.gluon import nn
 
-from trnet.models import build_network, load_pretrained
+from trnet.models import build_network, load_pretrained, rank_by_savings
 
 SHAPE = (3, 64, 64)
 CLASSES = 11
@@ -241,3 +241,32 @@ def test_a_dense_layer_after_a_tcl_starts_nothing_else(tmp_path, head):
     donor.save_parameters(path)
     said = str(load_pretrained(fresh("resnet18_v1", head), "resnet18_v1", path, SHAPE, CLASSES))
     assert said in ("the head starts untrained", "0 of the head's 1 dense layers are trained")
+
+
+def test_savings_of_a_pooled_dense_layer_are_of_rank_r_1_1_r(trained):
+    path, _ = trained("resnet18_v1")
+    rank = rank_by_savings("resnet18_v1", path, SHAPE, CLASSES, "tucker", 0.5)
+    most = 0.5 * 512 * CLASSES
+    first, *spatial, last = rank
+    assert spatial == [1, 1] and first == last
+    sizes = [512 * r + 2 * 2 + r * r + CLASSES * r for r in (first, first + 1)]
+    assert sizes[0] <= most < sizes[1]
+    assert rank_by_savings("resnet18_v1", path, SHAPE, CLASSES, "cp", 0.5) is None
+
+
+def test_savings_of_several_dense_layers_choose_nothing(trained):
+    path, _ = trained("vgg11")
+    assert rank_by_savings("vgg11", path, SHAPE, CLASSES, "tucker", 0.5) is None
+
+
+def test_savings_that_cannot_be_had_are_named(tmp_path, trained):
+    path, _ = trained("resnet18_v1")
+    arguments = (SHAPE, CLASSES, "tucker")
+    with pytest.raises(ValueError, match=f"^savings of 0.99, of the weights in '{path}': expected"):
+        rank_by_savings("resnet18_v1", path, *arguments, 0.99)
+    with pytest.raises(ValueError, match=r"there is no such file$"):
+        rank_by_savings("resnet18_v1", str(tmp_path / "none.params"), *arguments, 0.5)
+    decomposed = str(tmp_path / "trl.params")
+    fresh("resnet18_v1", FULL).save_parameters(decomposed)
+    with pytest.raises(ValueError, match=r"got another one; give the rank itself$"):
+        rank_by_savings("resnet18_v1", decomposed, *arguments, 0.5)

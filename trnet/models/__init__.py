@@ -9,7 +9,7 @@ with named_if_missing("trnet.models"):  # of which gluoncv is the first
     from trnet.models.heads import HEADS
     from trnet.models.network import Network, attach_head, build_network
     from trnet.models.parameter_count import ParameterCount, count_head
-    from trnet.models.pretrained import Start, load_pretrained
+    from trnet.models.pretrained import Start, load_pretrained, rank_by_savings
     from trnet.models.spatial import spatial_patterns
     from trnet.models.zoo import make_backbone, zoo_names
 
@@ -25,6 +25,7 @@ __all__ = [
     "count_head",
     "load_pretrained",
     "make_backbone",
+    "rank_by_savings",
     "remove_head",
     "spatial_patterns",
     "zoo_names",

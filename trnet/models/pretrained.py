@@ -8,6 +8,7 @@ from math import isnan, prod
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, Parameter, nn
 
@@ -16,8 +17,11 @@ from trnet.models.backbones import BACKBONES, Backbone
 from trnet.models.head_removal import LINEAR, POOLING
 from trnet.models.heads import SPATIAL_MODES
 from trnet.models.network import Network
+from trnet.models.shapes import output_shape
 from trnet.models.zoo import make_backbone
+from trnet.savings import most_weights
 from trnet.tensor.backend import mx
+from trnet.tensor.factorizations import FACTORIZATIONS, Factorization, Rank
 from trnet.tensor.fitting import Fit
 
 Arrays = Mapping[str, mx.nd.NDArray]
@@ -103,7 +107,7 @@ def load_pretrained(
         the parameters.
     """
     try:
-        arrays = _from_store(backbone) if source is True else _read(Path(source))
+        arrays = _arrays(backbone, source)
         own = network._collect_params_with_prefix()
         if arrays.keys() == own.keys() and not _differences(own, arrays):
             _assign(own, arrays)
@@ -118,6 +122,82 @@ def load_pretrained(
         raise ValueError(f"got {source!r}: {error}") from None
 
 
+def rank_by_savings(
+    backbone: str,
+    source: str | bool,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    factorization: str,
+    savings: float,
+) -> Rank | None:
+    """The rank that loses least of a trained dense layer, for some space savings.
+
+    Parameters
+    ----------
+    backbone, source, image_shape, classes
+        As in :func:`load_pretrained`.
+    factorization : str
+        Of the TRL that is to decompose the layer.
+    savings : float
+        The share of the layer's weights to save.
+
+    Returns
+    -------
+    Rank or None
+        None if the file has several dense layers, or one that such a TRL cannot decompose.
+
+    Raises
+    ------
+    ValueError
+        For a file that cannot be read, whose head is a TCL or TRL already, or savings that no rank
+        has.
+    """
+    form, donor = FACTORIZATIONS[factorization], make_backbone(backbone, image_shape, classes)
+    in_shape = output_shape(donor.features, image_shape)
+    try:
+        arrays = _arrays(backbone, source)
+        _, layers, is_linear = _trained_parts(donor, donor.features, arrays)
+        if is_linear and not layers and any(name.startswith("output.") for name in arrays):
+            raise ValueError("expected a dense head, got another one; give the rank itself")
+        if not is_linear or len(layers) != 1:
+            return None
+        weight = layers[0][0].asnumpy()
+        is_pooled = form.supports_pooling and weight.shape == (classes, in_shape[0])
+        if not is_pooled and weight.shape != (classes, prod(in_shape)):
+            return None
+        kept = in_shape[:1] if is_pooled else in_shape
+        rank_of = trl_truncation(form, weight.T.reshape((*kept, classes)), in_shape)
+        return rank_of(most_weights(savings, weight.size))
+    except ValueError as error:
+        raise ValueError(f"savings of {savings:g}, of the weights in {source!r}: {error}") from None
+
+
+def trl_truncation(
+    form: type[Factorization], weight: np.ndarray, in_shape: tuple[int, ...]
+) -> Callable[[int], Rank]:
+    """For at most some parameters, the rank of a TRL that loses least of a dense layer's weight.
+
+    Parameters
+    ----------
+    form : type
+        The TRL's factorisation.
+    weight : array
+        (I1, …, IN, O), or of a head that pools (I1, O).
+    in_shape : tuple of int
+        (I1, …, IN).
+    """
+    pooled = len(in_shape) + 1 - weight.ndim
+
+    def whole(rank: Rank) -> Rank:
+        return (rank[0], *(1,) * pooled, rank[1]) if pooled else rank
+
+    def size(rank: Rank) -> int:
+        return form((*in_shape, weight.shape[-1]), whole(rank)).size
+
+    rank_of = form.truncation(weight, size)
+    return lambda most: whole(rank_of(most))
+
+
 def _load_backbone(
     network: Network,
     backbone: str,
@@ -127,17 +207,32 @@ def _load_backbone(
 ) -> tuple[list[Layer], bool]:
     """Load the backbone; returns the trained layers of the head, and whether they are all of it."""
     donor = make_backbone(backbone, image_shape, classes)
-    features = network.features._collect_params_with_prefix()
-    ours = {f"features.{name}": parameter for name, parameter in features.items()}
-    theirs = _named_by_gluoncv(donor, features)
-    names = max(ours, theirs, key=lambda names: len(names.keys() & arrays.keys()))
+    names, layers, is_linear = _trained_parts(donor, network.features, arrays)
     extra = [n for n in arrays if n not in names and n not in donor.names and n[:7] != "output."]
     _refuse(_differences(names, arrays) + [f"got an unknown {name}" for name in extra])
     _assign(names, arrays)
+    return layers, is_linear
+
+
+def _trained_parts(
+    donor: Backbone, features: HybridBlock, arrays: Arrays
+) -> tuple[dict[str, Parameter], list[Layer], bool]:
+    """Parameters of ``features`` by their names in a file, and the trained layers of its head.
+
+    The last says whether these layers are all that the head consists of.
+    """
+    own = features._collect_params_with_prefix()
+    ours = {f"features.{name}": parameter for name, parameter in own.items()}
+    theirs = _named_by_gluoncv(donor, own)
+    names = max(ours, theirs, key=lambda names: len(names.keys() & arrays.keys()))
     if names is ours:
-        return _layers_of_ours(arrays), True
+        return names, _layers_of_ours(arrays), True
     is_linear = all(isinstance(block, _LINEAR_OR_PASSIVE) for block in donor.head)
-    return _layers_by_gluoncv(donor, arrays), is_linear
+    return names, _layers_by_gluoncv(donor, arrays), is_linear
+
+
+def _arrays(backbone: str, source: str | bool) -> Arrays:
+    return _from_store(backbone) if source is True else _read(Path(source))
 
 
 def _from_store(name: str) -> Arrays:

@@ -8,6 +8,7 @@ the one that loses least of W per parameter saved.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def mode_spectra(weight: np.ndarray, modes: int | None = None) -> list[np.ndarra
 def cut_spectra(weight: np.ndarray) -> list[np.ndarray]:
     """Squared singular values of the unfolding at every cut between modes, descending."""
     return [
-        _squared_singular_values(weight.reshape(int(np.prod(weight.shape[:cut])), -1))
+        _squared_singular_values(weight.reshape(prod(weight.shape[:cut]), -1))
         for cut in range(1, weight.ndim)
     ]
 
@@ -39,7 +40,12 @@ def _squared_singular_values(matrix: np.ndarray) -> np.ndarray:
     return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
 
 
-def truncated(spectra: Sequence[np.ndarray], size: Callable[[Ranks], int], most: int) -> Ranks:
+def truncated(
+    spectra: Sequence[np.ndarray],
+    size: Callable[[Ranks], int],
+    most: int,
+    useful: Callable[[Ranks], Ranks] = tuple,
+) -> Ranks:
     """The ranks of at most ``most`` parameters that lose least of a weight, one after another.
 
     Parameters
@@ -49,27 +55,29 @@ def truncated(spectra: Sequence[np.ndarray], size: Callable[[Ranks], int], most:
     size : callable
         The number of parameters at some ranks.
     most : int
+    useful : callable
+        Ranks without what adds parameters and no functions, beside the others; by default all.
 
     Raises
     ------
     ValueError
         If ranks of one have more parameters.
     """
-    ranks = tuple(map(len, spectra))
+    ranks = useful(tuple(map(len, spectra)))
     check_most(most, size((1,) * len(ranks)))
     while size(ranks) > most:
         losses = {
             lower: _loss(lower, ranks, spectra) / (size(ranks) - size(lower))
             for lower in _lower(ranks)
         }
-        ranks = min(losses, key=losses.get)
+        ranks = useful(min(losses, key=losses.get))
     return ranks
 
 
 def balanced(largest: Ranks, size: Callable[[Ranks], int], most: int) -> Ranks:
     """The same share of each of the ``largest`` ranks: as high as ``most`` parameters allow.
 
-    Parameters and errors are those of :func:`truncated`.
+    Other parameters and errors are those of :func:`truncated`.
     """
 
     def ranks(share: float) -> Ranks:

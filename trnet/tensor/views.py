@@ -22,6 +22,11 @@ SPLIT = -4  # a mode into two, whose sizes follow
 
 _MOST_MODES = 6  # of the tensors that oneDNN reshapes
 
+# The modes of a volume (channels, depth, height, width). Conv3D leaves it in oneDNN's layout, which
+# oneDNN can reshape once only in a graph. Two operators that oneDNN does not have restore MXNet's
+# layout; where it is that already, they copy nothing.
+_VOLUME = 4
+
 Shape = tuple  # of int: a sample's, without the batch
 View = Callable  # (x, shape, target) -> x
 
@@ -51,6 +56,8 @@ def guarded(F, x, steps: Sequence[Step]) -> tuple[object, Shape, View]:
     shape = steps[0].before
     if not is_symbolic(F):
         return x, shape, _by_sizes
+    if len(shape) == _VOLUME:
+        x = F.squeeze(F.expand_dims(x, axis=1), axis=1)
     if _operators_check(steps):
         x = F.Flatten(x) if len(shape) == 1 else x  # or further modes would stay
         return x, shape, partial(_by_codes, F)

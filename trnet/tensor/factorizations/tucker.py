@@ -165,7 +165,7 @@ class Tucker(Factorization):
 
     @classmethod
     def truncation(cls, weight: np.ndarray, size: Callable[[Rank], int]) -> Callable[[int], Rank]:
-        return partial(truncated, mode_spectra(weight), size)
+        return partial(truncated, mode_spectra(weight), size, useful=_useful)
 
     def mode_parameter(self, mode: int) -> tuple[str, int]:
         return f"factor{mode}", 0
@@ -351,3 +351,8 @@ def _project(tensor: np.ndarray, mode: int, factor: np.ndarray) -> np.ndarray:
     samples = tensor.reshape(prod(shape[:mode]), shape[mode], -1)
     projected = samples[:, :, 0] @ factor if samples.shape[2] == 1 else factor.T @ samples
     return projected.reshape(*shape[:mode], factor.shape[1], *shape[mode + 1 :])
+
+
+def _useful(rank: tuple[int, ...]) -> tuple[int, ...]:
+    """Ranks of which none is above the product of the others: its unfolding has no more rows."""
+    return tuple(min(r, prod(rank) // r) for r in rank)
