@@ -54,6 +54,14 @@ def test_a_truncated_layer_computes_the_same(form, use_bias):
     assert layer.rank == RANKS[form]
 
 
+def test_a_folded_layer_has_no_dead_components(form):
+    layer, x = trl(form), normal(6, *IN_SHAPE)
+    set_zeros(layer, ZEROS[form])
+    folded = layer.folded()
+    close(folded(x), layer(x))
+    assert f"rank {LEFT[form]}" in repr(folded) and folded.prefix == layer.prefix
+
+
 def test_a_truncated_layer_goes_on_training(form):
     layer = trl(form)
     set_zeros(layer, ZEROS[form])

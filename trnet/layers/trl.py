@@ -12,7 +12,7 @@ from numbers import Real
 import numpy as np
 from mxnet.gluon import nn
 
-from trnet.layers.block import TensorBlock, shape_text, values_of
+from trnet.layers.block import Folded, TensorBlock, shape_text, values_of
 from trnet.tensor import fitting
 from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.contraction import Product
@@ -289,6 +289,12 @@ class TRL(TensorBlock):
         ours = ours.sum(axis=tuple(mode - 1 for mode in pooled_modes))
         return fitting.relative_error(ours, weight)
 
+    def folded(self, batch: int = 1) -> Folded:
+        """As for all tensor layers, without components of length zero: see :meth:`truncated`."""
+        lengths = [p for p in self._reg_params.values() if getattr(p, "is_length", False)]
+        is_sparse = any(p._data and not values_of(p).all() for p in lengths)
+        return super(TRL, self.truncated() if is_sparse else self).folded(batch)
+
     def truncated(self) -> TRL:
         """The same layer at the rank that is left without components of length zero.
 
@@ -335,6 +341,7 @@ class TRL(TensorBlock):
             self._pooled_modes,
             weight_norm=True,
             dtype=first.dtype,
+            prefix=self.prefix,
         )
         for name, values in stored.items():
             layer._assign(layer._reg_params[name], values, first.list_ctx())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trnet.tensor.factorizations.base import Arrays, Factorization
+from trnet.tensor.scaling import mapped
 
 _FLOOR = 1e-6  # of second moments, of the largest: directions in which inputs hardly vary
 _RIDGE = 1e-6  # the same for latent features
@@ -105,14 +106,7 @@ def fit(
 def whitened(weight: np.ndarray, batches: Iterable[np.ndarray], centred: bool) -> np.ndarray:
     """A weight in the metric of its inputs, W ×1 Σ1^½ … ×N ΣN^½: (I1, …, IN, O)."""
     halves = [_square_roots(moments)[0] for moments in mode_moments(batches, centred)]
-    return _multiplied(weight.astype("float64"), halves)
-
-
-def _multiplied(weight: np.ndarray, matrices: Iterable[np.ndarray]) -> np.ndarray:
-    """W ×1 M1 ×2 M2 …, for the first modes."""
-    for axis, matrix in enumerate(matrices):
-        weight = np.moveaxis(np.tensordot(matrix, weight, axes=(1, axis)), 0, axis)
-    return weight
+    return mapped(weight.astype("float64"), enumerate(halves))
 
 
 def mode_moments(batches: Iterable[np.ndarray], centred: bool) -> list[np.ndarray]:
@@ -146,11 +140,10 @@ def _square_roots(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def decompose(form: Factorization, weight: np.ndarray, modes: dict[int, np.ndarray]) -> Arrays:
     """Decompose a weight in the metric of second moments, by mode, in the order of its modes."""
     halves, inverses = zip(*map(_square_roots, modes.values()))
-    parameters = dict(form.decompose(_multiplied(weight, halves)))
+    parameters = dict(form.decompose(mapped(weight, enumerate(halves))))
     for mode, inverse in zip(modes, inverses):
         name, axis = form.mode_parameter(mode)
-        product = np.tensordot(inverse, parameters[name], axes=(1, axis))
-        parameters[name] = np.moveaxis(product, 0, axis)
+        parameters[name] = mapped(parameters[name], [(axis, inverse)])
     return parameters
 
 

@@ -19,7 +19,7 @@ copies it, always start threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
 
 import numpy as np
@@ -81,7 +81,7 @@ def roots(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (directions * lengths) @ directions.T, (directions / lengths) @ directions.T
 
 
-def mapped(array: np.ndarray, maps: list[tuple[int, np.ndarray]]) -> np.ndarray:
+def mapped(array: np.ndarray, maps: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
     """A tensor whose axes are multiplied by symmetric matrices: G ×k M, for every (k, M)."""
     for axis, matrix in maps:
         array = np.moveaxis(np.tensordot(array, matrix, axes=(axis, 0)), -1, axis)
