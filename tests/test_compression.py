@@ -185,13 +185,48 @@ def test_what_is_impossible_is_said_in_a_line(refused, arguments, said):
     assert {p.name for p in set(Path("configs").rglob("*.yaml")) - before} <= {"dense.yaml"}
 
 
-def test_what_is_no_trained_dense_network_is_refused(refused, compress):
+@pytest.mark.parametrize(
+    "rank", ["[8, 4, 4, 10]", "12", "[10, 10, 8]"], ids=["tucker", "cp", "tensor_train"]
+)
+def test_a_trained_trl_is_compressed_as_a_dense_head_is(compress, refused, rank, request):
+    form = request.node.callspec.id
+    compress("--factorization", form, "--rank", rank)
+    (run,) = Path("runs/compressed/shapes/digits").glob(
+        {"tucker": "trl_8_4_4_10", "cp": "trl_cp_12", "tensor_train": "trl_tt_10_10_8"}[form]
+    )
+    source, to = str(run / "seed0"), ["--configs", f"configs/again/{form}"]
+    compress("--factorization", form, "--rank", rank, *to, source=source)
+    before, same = (
+        json.loads(path.read_text())
+        for path in (
+            Path(source, "result.json"),
+            *Path("runs/again", form).glob("trl*/seed0/result.json"),
+        )
+    )
+    assert before["top1"] == same["top1"]
+    out = compress("--factorization", form, "--budget", "0.4", *to, source=source)
+    assert "trained" in out
+    results = [
+        json.loads(path.read_text())
+        for path in Path("runs/again", form).glob("*/seed0/result.json")
+    ]
+    smallest = min(results, key=lambda result: result["head_parameters"]["weights"])
+    share = smallest["head_parameters"]["weights"] / before["head_parameters"]["weights"]
+    assert 0.4 < share <= 0.6
+    assert "expected a dense head, for a TCL" in refused(
+        "--head", "tcl", "--budget", "0.4", *to, source=source
+    )
+
+
+def test_what_is_no_trained_network_is_refused(refused, compress):
     assert "config.yaml: no such file" in refused("--budget", "0.5", source="runs/shapes/digits")
     without = refused("--budget", "0.5", source="shapes/digits.yaml")
     assert "model.pretrained: expected trained weights" in without
-    compress("--rank", "[8, 4, 4, 10]")
-    run = "runs/compressed/shapes/digits/trl_8_4_4_10/seed0"
-    assert "expected a trained dense head, got 'trl'" in refused("--budget", "0.5", source=run)
+    compress("--head", "tcl", "--rank", "[8, 4, 4]")
+    run = "runs/compressed/shapes/digits/tcl_8_4_4/seed0"
+    assert "expected a trained dense head or TRL, got 'tcl'" in refused(
+        "--budget", "0.5", source=run
+    )
 
 
 def test_a_config_of_the_users_is_kept(compress, refused):

@@ -185,3 +185,30 @@ def test_a_diverged_layer_is_left_to_the_training():
     layer.factor1.set_data(mx.nd.full(layer.factor1.shape, np.nan, dtype="float64"))
     train(layer, Trainer(layer.collect_params(), "sgd", SETTINGS), 100)
     assert not np.isfinite(factors(layer)["core"]).all()
+
+
+def test_arrays_of_numpy_semantics(form, run_python):
+    """In a program that chose them, the same factors after the gauge as in one that did not."""
+    script = """
+        import hashlib, mxnet as mx, numpy as np
+        from mxnet import autograd
+        from trnet import TRL, Trainer
+        if {numpy}:
+            mx.npx.set_np()
+        array = mx.np.array if {numpy} else mx.nd.array
+        mx.random.seed(0)
+        layer = TRL({units}, {rank}, {in_shape}, "{form}")
+        layer.initialize(mx.init.Xavier())
+        trainer = Trainer(layer.collect_params(), "sgd", {{"learning_rate": 0.01, "momentum": 0.9}})
+        x = array(np.random.default_rng(0).normal(size=(8, *{in_shape})), dtype="float32")
+        for _ in range(101):
+            with autograd.record():
+                loss = (layer(x) ** 2).sum()
+            loss.backward()
+            trainer.step(8)
+        values = [p.data().asnumpy() for p in layer.collect_params().values()]
+        print(hashlib.sha256(b"".join(value.tobytes() for value in values)).hexdigest())
+    """
+    made = {"units": UNITS, "rank": RANKS[form], "in_shape": IN_SHAPE, "form": form}
+    ours, numpys = (run_python(script.format(numpy=numpy, **made)) for numpy in (False, True))
+    assert ours == numpys

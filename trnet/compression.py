@@ -1,8 +1,8 @@
 """Compression of a trained network: its head, decomposed at one rank after another, and scored.
 
-A compression is a suite of experiments. Its baseline, ``dense``, is the trained network; each of
-the others starts as that network with another head, fitted to what the trained head gives for
-training images, and is scored without any training. They are configs and run folders as any other.
+A compression is a suite of experiments. Its baseline is the trained network; each of the others
+starts as that network with another head, fitted to what the trained head gives for training images,
+and is scored without any training. They are configs and run folders as any other.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from trnet import experiment
 from trnet.config import Config, Fit
 from trnet.errors import ConfigError, UserError
 from trnet.files import write_aside
+from trnet.layers import TRL
 from trnet.models.head_removal import LINEAR
 from trnet.models.heads import SPATIAL_MODES
 from trnet.models.pretrained import trl_truncation
@@ -40,7 +41,6 @@ from trnet.tensor.fitting import whitened
 from trnet.tensor.ranks import mode_spectra, truncated
 from trnet.training import checkpoint
 
-BASELINE = "dense"
 SAVINGS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # that are tried for a tolerance
 _SHORT = {"tensor_train": "tt"}
 _TUNED = "tuned"
@@ -81,6 +81,11 @@ class Compression:
             )
 
     @property
+    def baseline(self) -> str:
+        """The name of the experiment that is the trained network itself."""
+        return "dense" if self.donor.model.head.type == "dense" else "trained"
+
+    @property
     def suite(self) -> Suite:
         """The suite as its files are now."""
         return Suite.load(self.folder, self.runs, self.results)
@@ -115,7 +120,8 @@ def open_donor(source: Path, overrides: Sequence[str]) -> Config:
     Raises
     ------
     UserError
-        For a run without a checkpoint, a config without weights, or a head that is not dense.
+        For a run without a checkpoint, a config without weights, or a head that is neither dense
+        nor a plain TRL.
     """
     if source.is_dir():
         donor = configs.load(source / "config.yaml", overrides)
@@ -131,10 +137,14 @@ def open_donor(source: Path, overrides: Sequence[str]) -> Config:
             f"{source}: model.pretrained: expected trained weights to compress, got none; give a "
             ".params file by --set model.pretrained=FILE"
         )
-    if donor.model.head.type != "dense":
+    head = donor.model.head
+    if head.type not in ("dense", "trl"):
         raise ConfigError(
-            f"{source}: model.head.type: expected a trained dense head, "
-            f"got {donor.model.head.type!r}"
+            f"{source}: model.head.type: expected a trained dense head or TRL, got {head.type!r}"
+        )
+    if head.type == "trl" and (head.norm or head.weight_norm):
+        raise ConfigError(
+            f"{source}: model.head: expected a trained TRL without norm and weight_norm"
         )
     return donor
 
@@ -145,16 +155,27 @@ def write_donor(wanted: Compression) -> None:
     train = donor.train.model_copy(update={"epochs": 0, "freeze": []})
     # A fit makes the run fail if any layer of the head is not loaded.
     model = donor.model.model_copy(update={"fit": wanted.fit})
-    update = {"name": BASELINE, "baseline": None, "tune": None, "train": train, "model": model}
+    update = {
+        "name": wanted.baseline,
+        "baseline": None,
+        "tune": None,
+        "train": train,
+        "model": model,
+    }
     values = donor.model_copy(update=update).model_dump(exclude_none=True, exclude={"suite"})
-    _write(wanted.folder / f"{BASELINE}.yaml", values)
+    _write(wanted.folder / f"{wanted.baseline}.yaml", values)
 
 
 def add(wanted: Compression, rank: Rank) -> str:
     """Write the config of a compressed head; returns its name."""
     name = wanted.name_of(rank)
     model = {"head": wanted.head_of(rank)}
-    values = {"extends": f"{BASELINE}.yaml", "name": name, "baseline": BASELINE, "model": model}
+    values = {
+        "extends": f"{wanted.baseline}.yaml",
+        "name": name,
+        "baseline": wanted.baseline,
+        "model": model,
+    }
     path = wanted.folder / f"{name}.yaml"
     is_new = _write(path, values)
     with _kept_if_usable(path, is_new):
@@ -237,7 +258,7 @@ def ranks_for(
         If no rank saves as much, or the head cannot be decomposed.
     """
     name, form = wanted.donor.name, FACTORIZATIONS[wanted.factorization]
-    config = configs.load(wanted.folder / f"{BASELINE}.yaml")
+    config = configs.load(wanted.folder / f"{wanted.baseline}.yaml")
     network, activations = experiment.activations(config, wanted.fit.images, contexts)
     first, *others = _dense_weights(network.output, contexts[0])
     if wanted.head == "trl" and others:
@@ -247,6 +268,8 @@ def ranks_for(
         )
     in_shape = activations[0].shape[1:]
     is_pooled = first.shape[1] == in_shape[0] < np.prod(in_shape)
+    if isinstance(network.output, TRL) and wanted.head == "tcl":
+        raise UserError(f"{name}: expected a dense head, for a TCL, got a TRL")
     if is_pooled and wanted.head == "tcl":
         raise UserError(f"{name}: expected a head that does not pool, for a TCL")
     if is_pooled and not form.supports_pooling:
@@ -263,7 +286,7 @@ def ranks_for(
         rank_of = trl_truncation(form, weight, in_shape)
     ranks, why = [], None
     for share in savings:
-        most = most_weights(share, first.size + rest) - rest
+        most = most_weights(share, experiment.count(config).weights) - rest
         try:
             ranks.append(rank_of(most))
         except ValueError as error:
@@ -275,7 +298,9 @@ def ranks_for(
 
 
 def _dense_weights(head: HybridBlock, context: mx.Context) -> list[np.ndarray]:
-    """Weights (O, I) of a head's dense layers and 1×1 convolutions."""
+    """Weights (O, I) of a head's dense layers and 1×1 convolutions, or that of a TRL."""
+    if isinstance(head, TRL):
+        return [as_numpy(head.to_dense_weight())]
     layers = [block for block in head._children.values() if isinstance(block, LINEAR)]
     weights = [as_numpy(layer.weight.data(context)) for layer in layers]
     return [weight.reshape(len(weight), -1) for weight in weights]

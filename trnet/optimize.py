@@ -120,26 +120,44 @@ class Trainer(gluon.Trainer):
             yield self._scalings[key]
 
 
-def shrink_lengths(parameters: Iterable[gluon.Parameter], amount: float) -> None:
-    """Shrink the lengths of weight-normalised factors towards zero, and to zero at most.
+def shrink_components(parameters: Iterable[gluon.Parameter], amount: float) -> None:
+    """Shrink the components of the weight of every TRL, and to zero at most.
 
-    After each update, by the learning rate times λ, that is a step of proximal gradient descent
-    with the penalty λ Σ |g| on all lengths g (the lasso). Components that the loss can do without
-    end at exactly zero, and :meth:`trnet.TRL.truncated` removes them.
+    Components are the terms of a CP weight; in Tucker form and tensor train, the singular values of
+    the unfoldings of W whose ranks are the layer's. After each update, by the learning rate times
+    λ, that is a step of proximal gradient descent with a penalty: λ times the sum of all of them,
+    a group lasso or nuclear norms. Neither depends on how W's scale is shared between factors, or
+    on their directions, so nothing can make up for it. What the loss can do without ends at zero,
+    and :meth:`trnet.TRL.truncated` removes it.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        All of a network; those that are no such lengths stay.
+        All of a network. Those of other layers stay, and so do TRLs with ``weight_norm`` and those
+        that are frozen, also in part.
     amount : float
-        How much shorter every length gets, times its ``lr_mult``. Not for float16, whose float32
-        copies in the optimiser would not follow.
+        How much smaller components get, times the layer's largest ``lr_mult``. Not for float16,
+        whose float32 copies in the optimiser would not follow.
+
+    Raises
+    ------
+    ValueError
+        For a TRL of a form that does not say what its components are.
     """
-    for parameter in parameters:
-        if getattr(parameter, "is_length", False) and parameter.grad_req != "null":
-            shrunk = amount * parameter.lr_mult
-            for array in parameter.list_data():
-                array -= array.clip(-shrunk, shrunk)
+    layers = (getattr(parameter, "tensor_layer", None) for parameter in parameters)
+    for layer in filter(None, dict.fromkeys(layers)):
+        factors = {name: layer._reg_params[name] for name in layer._factor_names()}
+        if any(parameter.grad_req == "null" for parameter in factors.values()):
+            continue
+        values = {
+            name: parameter.list_data()[0].asnumpy().astype("float64")
+            for name, parameter in factors.items()
+        }
+        least = amount * max(parameter.lr_mult for parameter in factors.values())
+        for name, shrunk in layer.factorization.shrunk(values, least).items():
+            if shrunk is not values[name]:
+                for array in factors[name].list_data():
+                    array[:] = shrunk.astype(array.dtype)
 
 
 class Scaling:

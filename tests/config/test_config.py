@@ -176,9 +176,13 @@ BROKEN = {
     "negative decay": (recipe(weight_decay="-1"), ["train.weight_decay", "-1"]),
     "smoothing of two": (recipe(label_smoothing="2"), ["train.label_smoothing", "2"]),
     "a bound of zero": (recipe(clip_gradient="0"), ["train.clip_gradient", "> 0", "0"]),
-    "a lasso on no lengths": (
-        recipe(lasso="0.1"),
-        ["train.lasso", "expected 0", "model.head.weight_norm"],
+    "a lasso on no TRL": (
+        recipe(lasso="0.1").replace("type: trl, rank: [2, 2, 2, 2]", "type: dense"),
+        ["train.lasso", "expected 0 for a head that is no TRL", "0.1"],
+    ),
+    "a lasso on lengths": (
+        recipe(lasso="0.1").replace("2]}", "2], weight_norm: true}"),
+        ["train.lasso", "expected 0 with model.head.weight_norm: true", "0.1"],
     ),
     "a negative lasso": (recipe(lasso="-1"), ["train.lasso", "-1"]),
     "half a batch": (recipe(accumulate="0.5"), ["train.accumulate", "0.5"]),

@@ -104,6 +104,23 @@ def test_two_workers_train_the_network_that_one_does(
     assert files == [".lock", "checkpoints", "config.yaml", "metrics.jsonl", "result.json"]
 
 
+def test_two_workers_follow_the_whole_recipe(experiment_file, alone, port, tmp_path):
+    settings = (
+        "model.head={type: trl, rank: [8, 3, 3, 8]}",
+        "train.optimizer=nag",
+        "train.learning_rate=0.02",
+        "train.epochs=40",  # 120 updates: the gauge is fixed once
+        "train.accumulate=2",
+        "train.clip_gradient=1.0",
+        "train.lasso=0.1",
+        "train.freeze=[features.0.*]",
+    )
+    cluster = Cluster(port, experiment_file, tmp_path, *settings)
+    cluster.start_all()
+    assert_end_well(cluster.end())
+    assert_same_run(tmp_path, alone("cpu:0,1", *settings), 1e-4)
+
+
 @pytest.mark.parametrize("victim", ["worker a", "server"])
 def test_a_killed_process_ends_all_and_they_resume(experiment_file, alone, port, tmp_path, victim):
     cluster = Cluster(port, experiment_file, tmp_path, "train.epochs=10")

@@ -140,11 +140,11 @@ def run(options: Namespace) -> None:
         shares = compression.SAVINGS if options.budget is None else [options.budget]
         ranks = compression.ranks_for(wanted, shares, contexts)
     names = [compression.add(wanted, rank) for rank in ranks]
-    for name in (compression.BASELINE, *names):
+    for name in (wanted.baseline, *names):
         compression.measure(wanted, name, contexts)
     chosen = names[0]
     if options.tolerance is not None:
-        rows = [row for row in wanted.suite.rows if row.name in (compression.BASELINE, *names)]
+        rows = [row for row in wanted.suite.rows if row.name in (wanted.baseline, *names)]
         chosen = compression.choose(rows, options.tolerance).name
     if options.finetune is not None:
         chosen = compression.add_tuned(wanted, chosen, options.finetune, options.freeze)

@@ -280,7 +280,7 @@ class Train(_Schema):
     """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`.
 
     ``clip_gradient`` bounds the norm of all gradients together, ``accumulate`` is the number of
-    batches per step, ``lasso`` an L1 penalty on the lengths of a TRL with ``weight_norm``, and
+    batches per step, ``lasso`` a penalty on the components of a TRL, and
     ``freeze`` names what is not trained; see :mod:`trnet.training.freezing`.
     With 0 epochs, the network is scored as it starts; this needs trained weights.
     """
@@ -371,11 +371,18 @@ class Config(_Schema):
         return self
 
     @model_validator(mode="after")
-    def _has_lengths_to_shrink(self) -> Config:
-        if self.train.lasso > 0 and not getattr(self.model.head, "weight_norm", False):
-            raise ValueError("train.lasso: expected 0 without model.head.weight_norm: true")
-        if self.train.lasso > 0 and self.train.dtype == "float16":
-            raise ValueError("train.lasso: expected 0 with train.dtype: float16")
+    def _has_components_to_shrink(self) -> Config:
+        head, why = self.model.head, None
+        if not isinstance(head, TRLHead):
+            why = "for a head that is no TRL"
+        elif head.weight_norm:
+            why = "with model.head.weight_norm: true"
+        elif not FACTORIZATIONS[head.factorization].supports_lasso:
+            why = f"for factorization {head.factorization}"
+        elif self.train.dtype == "float16":
+            why = "with train.dtype: float16"
+        if self.train.lasso > 0 and why is not None:
+            raise ValueError(f"train.lasso: expected 0 {why}, got {self.train.lasso:g}")
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from numbers import Real
 import numpy as np
 from mxnet.gluon import nn
 
-from trnet.layers.block import Folded, TensorBlock, shape_text, values_of
+from trnet.layers.block import TensorBlock, shape_text, values_of
 from trnet.tensor import fitting
 from trnet.tensor.backend import as_numpy, mx
 from trnet.tensor.contraction import Product
@@ -28,6 +28,7 @@ from trnet.tensor.fitting import Fit
 from trnet.tensor.initial import dense_std
 from trnet.tensor.plan import Step
 
+_ROUNDING = 1e-5  # of the largest singular value: float32 holds no smaller ones
 _LENGTH = "_length"  # ends the name of a factor's lengths
 # With fewer components, dropout too often leaves none, or one that is rescaled to stand for all.
 _SMALLEST_RANK_DROPPED = 4
@@ -289,62 +290,53 @@ class TRL(TensorBlock):
         ours = ours.sum(axis=tuple(mode - 1 for mode in pooled_modes))
         return fitting.relative_error(ours, weight)
 
-    def folded(self, batch: int = 1) -> Folded:
-        """As for all tensor layers, without components of length zero: see :meth:`truncated`."""
-        lengths = [p for p in self._reg_params.values() if getattr(p, "is_length", False)]
-        is_sparse = any(p._data and not values_of(p).all() for p in lengths)
-        return super(TRL, self.truncated() if is_sparse else self).folded(batch)
+    def truncated(self, tolerance: float = _ROUNDING) -> TRL:
+        """The same layer at the least rank that W has, nearly.
 
-    def truncated(self) -> TRL:
-        """The same layer at the rank that is left without components of length zero.
+        For a layer that was trained with a lasso: see :func:`trnet.optimize.shrink_components`.
 
-        For a layer with ``weight_norm`` that was trained with an L1 penalty on its lengths: see
-        :func:`trnet.optimize.shrink_lengths`. Each mode keeps at least one component.
+        Parameters
+        ----------
+        tolerance : float
+            W loses singular values below this share of the largest, of each unfolding whose rank is
+            the layer's, or terms of a CP weight. By default it stays the same in float32.
 
         Returns
         -------
         TRL
-            With copies of the parameters, on their contexts.
+            With copies of the parameters, on their contexts; the layer itself if its rank stays.
 
         Raises
         ------
         ValueError
-            Without ``weight_norm``, or while the input's shape is not known.
+            With ``weight_norm``, for a form that does not say what its components are, or while the
+            input's shape is not known.
         """
-        if not self._weight_norm:
-            self._error("truncation: expected weight_norm=True, whose lengths say what to keep")
+        if self._weight_norm:
+            self._error("truncation: expected a layer without weight_norm")
+        if not (_is_number(tolerance) and 0 <= tolerance < 1):
+            self._error(f"tolerance: expected a share from 0 to below 1, got {tolerance!r}")
         in_shape, form = self._known_in_shape(), self._factorization
-        stored = {name: values_of(parameter) for name, parameter in self._reg_params.items()}
-        # Scales gk / ‖Vk‖: a direction that loses entries is shorter, and stands for as much.
-        normalised = list(filter(_has_length, self._factor_names()))
-        for name in normalised:
-            stored[_length(name)] = stored[_length(name)] / column_lengths(stored[name])
-        ranks = []
-        for bond in form.bonds:
-            # Lengths are of columns, along the last axis.
-            columns = [n for n, axis in bond if _has_length(n) and axis == stored[n].ndim - 1]
-            kept = _survivors([stored[_length(name)] for name in columns])
-            ranks.append(len(kept))
-            for name, axis in [*bond, *((_length(name), -1) for name in columns)]:
-                stored[name] = np.take(stored[name], kept, axis)
-        for name in normalised:
-            stored[_length(name)] = stored[_length(name)] * column_lengths(stored[name])
-        first = self._reg_params[self._factor_names()[0]]
+        names, first = self._factor_names(), self._reg_params[self._factor_names()[0]]
+        values = {name: values_of(parameter) for name, parameter in self._reg_params.items()}
+        factors = {name: values[name].astype("float64") for name in names}
+        rank, left = form.rounded(factors, tolerance)
+        if rank == self.rank:
+            return self
         layer = TRL(
             self.units,
-            tuple(ranks) if isinstance(self.rank, tuple) else ranks[0],
+            rank,
             in_shape,
             self._form_name,
-            "bias" in stored,
+            "bias" in values,
             self._implementation,
             self._dropout,
             self._pooled_modes,
-            weight_norm=True,
             dtype=first.dtype,
             prefix=self.prefix,
         )
-        for name, values in stored.items():
-            layer._assign(layer._reg_params[name], values, first.list_ctx())
+        for name, array in {**values, **left}.items():
+            layer._assign(layer._reg_params[name], array, first.list_ctx())
         return layer
 
     def to_dense_weight(self):
@@ -416,8 +408,6 @@ class TRL(TensorBlock):
         self._factorization = self._make(in_shape, self._pooled_modes)
         shapes = self._factorization.parameter_shapes
         if self._weight_norm:
-            for name in filter(_has_length, self._factor_names()):
-                self._reg_params[_length(name)].is_length = True  # for an L1 penalty
             lengths = {
                 n: (*(1,) * (len(s) - 1), s[-1]) for n, s in shapes.items() if _has_length(n)
             }
@@ -452,12 +442,6 @@ def _length(name: str) -> str:
 def column_lengths(factor: np.ndarray) -> np.ndarray:
     """Lengths of the columns along the last mode, (1, …, 1, R)."""
     return np.sqrt(np.sum(factor**2, axis=tuple(range(factor.ndim - 1)), keepdims=True))
-
-
-def _survivors(lengths: list[np.ndarray]) -> np.ndarray:
-    """Places of the components with a length in all factors; the first, where there is none."""
-    alive = np.all([length.ravel() != 0 for length in lengths], axis=0)
-    return np.flatnonzero(alive) if alive.any() else np.array([0])
 
 
 def _is_number(value) -> bool:

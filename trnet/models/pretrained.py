@@ -20,7 +20,7 @@ from trnet.models.network import Network
 from trnet.models.shapes import output_shape
 from trnet.models.zoo import make_backbone
 from trnet.savings import most_weights
-from trnet.tensor.backend import mx
+from trnet.tensor.backend import mx, tensorly_scope
 from trnet.tensor.factorizations import FACTORIZATIONS, Factorization, Rank
 from trnet.tensor.fitting import Fit
 
@@ -75,9 +75,10 @@ def load_pretrained(
     """Load trained weights into an initialised network.
 
     The backbone is loaded completely. The head is loaded if the file has exactly the same one. Else
-    it starts from the trained dense layers: a TRL decomposes the layer if there is only one, a TCL
-    without batch normalisation and the dense layer after it decompose the first one, and dense
-    layers are copied if their shapes agree. The rest stays as it was initialised.
+    it starts from the trained dense layers, or from the one that a trained TRL is equal to: a TRL
+    decomposes the layer if there is only one, a TCL without batch normalisation and the dense layer
+    after it decompose the first one, and dense layers are copied if their shapes agree. The rest
+    stays as it was initialised.
 
     Parameters
     ----------
@@ -208,6 +209,7 @@ def _load_backbone(
     """Load the backbone; returns the trained layers of the head, and whether they are all of it."""
     donor = make_backbone(backbone, image_shape, classes)
     names, layers, is_linear = _trained_parts(donor, network.features, arrays)
+    layers = layers or _layer_of_trl(arrays)
     extra = [n for n in arrays if n not in names and n not in donor.names and n[:7] != "output."]
     _refuse(_differences(names, arrays) + [f"got an unknown {name}" for name in extra])
     _assign(names, arrays)
@@ -292,6 +294,22 @@ def _layers_of_ours(arrays: Arrays) -> list[Layer]:
         return []  # after a TCL, dense layers have learnt from another input
     places = sorted({int(place) for _, place, _ in head})
     return [(arrays[f"output.{i}.weight"], arrays.get(f"output.{i}.bias")) for i in places]
+
+
+def _layer_of_trl(arrays: Arrays) -> list[Layer]:
+    """The dense layer that a :class:`Network`'s trained TRL is equal to, if it has such a head."""
+    head = {n.removeprefix("output."): a for n, a in arrays.items() if n.startswith("output.")}
+    for form in FACTORIZATIONS.values():
+        names = form.parameter_names(n_modes=3)
+        if head.keys() - {"bias"} != set(names):
+            continue
+        made = form.of_shapes([head[name].shape for name in names])
+        if made is not None:
+            with tensorly_scope() as tl:
+                factors = {name: head[name].astype("float32").as_np_ndarray() for name in names}
+                weight = made.reconstruct(tl, factors).reshape((-1, made.shape[-1])).T
+            return [(weight.as_nd_ndarray(), head.get("bias"))]
+    return []
 
 
 def _start_head(

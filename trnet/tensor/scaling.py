@@ -81,8 +81,27 @@ def roots(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (directions * lengths) @ directions.T, (directions / lengths) @ directions.T
 
 
+def singular_values(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The singular values of a product A Bᵀ, by Gram matrices AᵀA and BᵀB (R, R).
+
+    Returns
+    -------
+    values : array (R,)
+    directions : array (R, R)
+        Q, with the left singular vectors A (AᵀA)^-½ Q.
+    root, inverse : array (R, R)
+        (AᵀA)^½, and its inverse within what A spans.
+    """
+    squares, axes = np.linalg.eigh(left)
+    lengths = np.sqrt(np.where(squares > TINY * squares[-1], squares, 0.0))
+    inverses = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    root, inverse = (axes * lengths) @ axes.T, (axes * inverses) @ axes.T
+    squares, directions = np.linalg.eigh(root @ right @ root)
+    return np.sqrt(np.maximum(squares, 0.0)), directions, root, inverse
+
+
 def mapped(array: np.ndarray, maps: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
-    """A tensor whose axes are multiplied by symmetric matrices: G ×k M, for every (k, M)."""
+    """A tensor whose axes are multiplied by matrices: G ×k Mᵀ, for every (k, M)."""
     for axis, matrix in maps:
         array = np.moveaxis(np.tensordot(array, matrix, axes=(axis, 0)), -1, axis)
     return array

@@ -21,7 +21,7 @@ from trnet.config import Train
 from trnet.data import Batch, DataSource
 from trnet.errors import Diverged, UserError
 from trnet.files import write_aside
-from trnet.optimize import Trainer, shrink_lengths
+from trnet.optimize import Trainer, shrink_components
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint
 from trnet.training.devices import Compute
@@ -256,7 +256,7 @@ def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> None:
         clip_gradients(trainer._params, recipe.clip_gradient * images)
     trainer.update(images)
     if recipe.lasso > 0:
-        shrink_lengths(trainer._params, recipe.lasso * trainer.learning_rate)
+        shrink_components(trainer._params, recipe.lasso * trainer.learning_rate)
     if recipe.accumulate > 1:
         for parameter in trainer._params:
             parameter.zero_grad()

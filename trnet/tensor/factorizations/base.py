@@ -8,7 +8,7 @@ passed in as a dict by name, in the order of the formula.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from numbers import Integral, Real
 from typing import Any, ClassVar, NoReturn, Union
@@ -18,6 +18,7 @@ import numpy as np
 from trnet.savings import most_weights
 from trnet.tensor.contraction import Product
 from trnet.tensor.plan import TRAINING, Step
+from trnet.tensor.scaling import TINY, mapped, singular_values
 
 Rank = Union[int, float, str, tuple]
 Arrays = dict  # name of a parameter -> array
@@ -68,6 +69,7 @@ class Factorization(ABC):
     title: ClassVar[str]
     rank_form: ClassVar[str]
     supports_pooling: ClassVar[bool] = False
+    supports_lasso: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -103,6 +105,11 @@ class Factorization(ABC):
     @abstractmethod
     def parameter_names(n_modes: int) -> list[str]:
         """Names of the parameters for a weight of order N + 1."""
+
+    @classmethod
+    def of_shapes(cls, shapes: Sequence[tuple[int, ...]]) -> Factorization | None:
+        """The form whose parameters have these shapes, in their order, if that can be told."""
+        return None
 
     @classmethod
     def scale_name(cls, n_modes: int) -> str:
@@ -177,12 +184,51 @@ class Factorization(ABC):
         """
 
     @property
-    def bonds(self) -> list[list[tuple[str, int]]]:
-        """For each of the rank's numbers, the axes that it is the size of: parameters with an axis.
+    def bonds(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+        """For each of the rank's numbers, the two parameters that share an axis of this size.
 
-        ValueError where a form has none.
+        Each with the axis; the second is nearer to the parameter with W's scale.
         """
-        raise ValueError(f"{self.title} does not say what its rank's components are")
+        self._refuse_lasso()
+
+    def bond_grams(self, parameters: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each bond, the Gram matrices (r, r) of the two sides of W that it joins.
+
+        Pooled modes count as one entry, as after the pooling.
+        """
+        self._refuse_lasso()
+
+    def _refuse_lasso(self) -> NoReturn:
+        raise ValueError(f"{self.title} does not say what the components of its rank are")
+
+    def shrunk(self, parameters: Arrays, amount: float) -> Arrays:
+        """Parameters of W with the singular values at each bond smaller by an amount, to zero.
+
+        That is the proximal step for a penalty on the nuclear norms of the unfoldings of W that the
+        rank bounds. Where the rank is a number of terms, their norms get smaller.
+        """
+        shrunk = dict(parameters)
+        for (_, (name, axis)), grams in zip(self.bonds, self.bond_grams(parameters)):
+            values, directions, root, inverse = singular_values(*grams)
+            shares = np.maximum(1 - amount / np.maximum(values, TINY), 0.0)
+            projection = inverse @ (directions * shares) @ directions.T @ root
+            shrunk[name] = mapped(shrunk[name], [(axis, projection.T)])
+        return shrunk
+
+    def rounded(self, parameters: Arrays, tolerance: float) -> tuple[Rank, Arrays]:
+        """The least rank, and its parameters, of W without its smallest singular values.
+
+        Those below the tolerance times the largest one of their bond, but one at least. The others
+        stay, and so W does, nearly.
+        """
+        rounded, rank = dict(parameters), []
+        for ends, grams in zip(self.bonds, self.bond_grams(parameters)):
+            values, directions, root, inverse = singular_values(*grams)
+            kept = directions[:, is_kept(values, tolerance)]
+            rank.append(kept.shape[1])
+            for (name, axis), side in zip(ends, (inverse, root)):
+                rounded[name] = mapped(rounded[name], [(axis, side @ kept)])
+        return tuple(rank), rounded
 
     @abstractmethod
     def reconstruct(self, tl, parameters: Arrays):
@@ -378,3 +424,8 @@ def _fraction(rank: Rank) -> float | None:
             )
         return float(rank)
     return None
+
+
+def is_kept(values: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which values are above the tolerance times the largest; that one always."""
+    return (values > tolerance * values.max()) | (np.arange(len(values)) == values.argmax())

@@ -8,7 +8,7 @@ Networks with various Low-Rank Tensor Approximations* (arXiv 1712.09520).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from math import prod
 from typing import Any
@@ -22,6 +22,7 @@ from trnet.tensor.factorizations.base import (
     Factorization,
     Rank,
     factor_names,
+    is_kept,
     is_positive,
 )
 from trnet.tensor.factorizations.tucker import hooi
@@ -40,10 +41,15 @@ class CP(Factorization):
 
     title = "CP"
     rank_form = "an integer"
+    supports_lasso = True
 
     @staticmethod
     def parameter_names(n_modes: int) -> list[str]:
         return factor_names(n_modes)
+
+    @classmethod
+    def of_shapes(cls, shapes: Sequence[tuple[int, ...]]) -> CP:
+        return cls(tuple(size for size, _ in shapes), shapes[0][1])
 
     @staticmethod
     def is_rank(rank: Rank) -> bool:
@@ -103,9 +109,14 @@ class CP(Factorization):
     def latent_modes(self) -> list[tuple[str, int, int]]:
         return [(list(self.parameter_shapes)[-1], 1, self.rank)]
 
-    @property
-    def bonds(self) -> list[list[tuple[str, int]]]:
-        return [[(name, 1) for name in self.parameter_shapes]]
+    def shrunk(self, parameters: Arrays, amount: float) -> Arrays:
+        *_, last = parameters
+        shares = np.maximum(1 - amount / np.maximum(_term_norms(parameters), TINY), 0.0)
+        return {**parameters, last: parameters[last] * shares}
+
+    def rounded(self, parameters: Arrays, tolerance: float) -> tuple[Rank, Arrays]:
+        kept = is_kept(_term_norms(parameters), tolerance)
+        return int(kept.sum()), {name: U[:, kept] for name, U in parameters.items()}
 
     def scaled_gradients(
         self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
@@ -220,3 +231,8 @@ def _most_terms(size: Callable[[Rank], int], most: int) -> int:
     """The largest rank of at most ``most`` parameters: every term has as many."""
     check_most(most, size(1))
     return most // size(1)
+
+
+def _term_norms(factors: Arrays) -> np.ndarray:
+    """‖u1r ∘ u2r ∘ …‖ of each term r."""
+    return prod(np.linalg.norm(U, axis=0) for U in factors.values())

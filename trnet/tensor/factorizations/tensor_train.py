@@ -9,7 +9,7 @@ Rabusseau, *Tensor Regression Networks with various Low-Rank Tensor Approximatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from math import prod
 from typing import Any
@@ -40,10 +40,15 @@ class TensorTrain(Factorization):
 
     title = "tensor train"
     rank_form = "a list [r1, …, rN] of integers"
+    supports_lasso = True
 
     @staticmethod
     def parameter_names(n_modes: int) -> list[str]:
         return [f"core{mode}" for mode in range(1, n_modes + 2)]
+
+    @classmethod
+    def of_shapes(cls, shapes: Sequence[tuple[int, ...]]) -> TensorTrain:
+        return cls(tuple(size for _, size, _ in shapes), tuple(r for *_, r in shapes[:-1]))
 
     @staticmethod
     def is_rank(rank: Rank) -> bool:
@@ -118,9 +123,19 @@ class TensorTrain(Factorization):
         return [(name, 2, r) for name, r in zip(self.parameter_shapes, self.rank)]
 
     @property
-    def bonds(self) -> list[list[tuple[str, int]]]:
+    def bonds(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
         cores = list(self.parameter_shapes)
-        return [[(before, 2), (after, 0)] for before, after in zip(cores, cores[1:])]
+        return [((before, 2), (after, 0)) for before, after in zip(cores, cores[1:])]
+
+    def bond_grams(self, parameters: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+        # Lk and Rk, of the cores up to the k-th, and of those after it
+        lefts, rights = [np.ones((1, 1))], [np.ones((1, 1))]
+        cores = list(parameters.values())
+        for core in cores[:-1]:
+            lefts.append(np.einsum("air,ab,bis->rs", core, lefts[-1], core, optimize=True))
+        for core in cores[:0:-1]:
+            rights.append(np.einsum("ria,ab,sib->rs", core, rights[-1], core, optimize=True))
+        return list(zip(lefts[1:], rights[:0:-1]))
 
     def scaled_gradients(
         self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]

@@ -9,7 +9,7 @@ the core, and mapped to the outputs. Kossaifi et al., *Tensor Regression Network
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial, reduce
 from math import ceil, prod
 from typing import Any
@@ -33,6 +33,7 @@ from trnet.tensor.scaling import (
     DAMPING,
     add_scaled,
     gram,
+    mapped,
     multiply_modes,
     ready,
     roots,
@@ -54,6 +55,7 @@ class Tucker(Factorization):
 
     title = "Tucker"
     rank_form = "a list [R1, …, RN, Rout] of integers"
+    supports_lasso = True
     supports_pooling = True
 
     @staticmethod
@@ -63,6 +65,11 @@ class Tucker(Factorization):
     @classmethod
     def scale_name(cls, n_modes: int) -> str:
         return "core"
+
+    @classmethod
+    def of_shapes(cls, shapes: Sequence[tuple[int, ...]]) -> Tucker:
+        rank, *factors = shapes
+        return cls(tuple(size for size, _ in factors), tuple(rank))
 
     @staticmethod
     def is_rank(rank: Rank) -> bool:
@@ -141,9 +148,20 @@ class Tucker(Factorization):
         return [(f"factor{mode}", 1, self.rank[mode - 1]) for mode in self._kept_modes]
 
     @property
-    def bonds(self) -> list[list[tuple[str, int]]]:
+    def bonds(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
         _, *factors = self.parameter_shapes
-        return [[(name, 1), ("core", axis)] for axis, name in enumerate(factors)]
+        return [((name, 1), ("core", axis)) for axis, name in enumerate(factors)]
+
+    def bond_grams(self, parameters: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+        core, *factors = parameters.values()
+        grams = [weight * (U.T @ U) for U, weight in zip(factors, self._averaged)]
+        pairs = []
+        for mode, UU in enumerate(grams):
+            # UkᵀUk and G(k) (⊗j≠k UjᵀUj) G(k)ᵀ
+            others = [(k, matrix) for k, matrix in enumerate(grams) if k != mode]
+            rest = [k for k, _ in others]
+            pairs.append((UU, np.tensordot(core, mapped(core, others), axes=(rest, rest))))
+        return pairs
 
     def reconstruct(self, tl, parameters: Arrays):
         core, *factors = parameters.values()
