@@ -149,10 +149,9 @@ def shrink_components(parameters: Iterable[gluon.Parameter], amount: float) -> N
         factors = {name: layer._reg_params[name] for name in layer._factor_names()}
         if any(parameter.grad_req == "null" for parameter in factors.values()):
             continue
-        values = {
-            name: parameter.list_data()[0].asnumpy().astype("float64")
-            for name, parameter in factors.items()
-        }
+        values = _values(factors)
+        if values is None:
+            continue
         least = amount * max(parameter.lr_mult for parameter in factors.values())
         for name, shrunk in layer.factorization.shrunk(values, least).items():
             if shrunk is not values[name]:
@@ -246,12 +245,9 @@ class Scaling:
         """
         if not self._turning or len(self.trained) < len(self._factors):
             return
-        values = {
-            name: parameter.list_data()[0].asnumpy().astype("float64")
-            for name, parameter in self._factors.items()
-        }
-        if not all(np.isfinite(array).all() for array in values.values()):
-            return  # diverged, and for the training to report
+        values = _values(self._factors)
+        if values is None:
+            return
         maps = self._form.gauge(values)
         for name, parameter in self._factors.items():
             for weight, others in zip(parameter.list_data(), states(parameter)):
@@ -266,6 +262,16 @@ class Scaling:
                 for array in self._constants.values()
             ]
         return self._on_devices[device]
+
+
+def _values(factors: dict[str, gluon.Parameter]) -> dict[str, np.ndarray] | None:
+    """Factors in float64; None if they diverged, which is for the training to report."""
+    values = {
+        name: parameter.list_data()[0].asnumpy().astype("float64")
+        for name, parameter in factors.items()
+    }
+    is_finite = all(np.isfinite(array).all() for array in values.values())
+    return values if is_finite else None
 
 
 def _flat(state) -> list[mx.nd.NDArray]:

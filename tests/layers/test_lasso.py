@@ -156,6 +156,16 @@ def test_a_far_larger_penalty_leaves_nothing(form):
     close(less(normal(6, *IN_SHAPE)), layer(normal(6, *IN_SHAPE)))
 
 
+def test_a_diverged_layer_is_left_to_the_training(form):
+    layer = trl(form)
+    parameter = layer._reg_params[layer._factor_names()[0]]
+    parameter.set_data(parameter.data() * float("nan"))
+    before = values(layer)
+    shrink_components(layer.collect_params().values(), 0.1)
+    for name, value in values(layer).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
 def test_a_multiplier_and_what_is_left_alone(form):
     half, whole, frozen, normed = (trl(form) for _ in range(4))
     plain = gluon.nn.Dense(2, in_units=3, prefix="plain_")
