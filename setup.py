@@ -37,7 +37,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["trnet", "trnet.*"]),
-    package_data={"trnet": ["py.typed"]},
+    package_data={"trnet": ["py.typed", "data/glyphs.csv"]},
     entry_points={"console_scripts": ["trnet = trnet.cli:main"]},
     # MXNet is retired (2023): its last release needs numpy<1.24, which has wheels up to Python
     # 3.11, and TensorLy 0.8.1 is the last release with an MXNet backend. These pins are for ever.

@@ -225,6 +225,7 @@ def _result(
             "name": config.dataset.name,
             "train": source.train_size,
             "validation": source.validation_size,
+            **({"note": source.note} if source.note else {}),
         },
         "top1": last["top1"],
         "top5": last["top5"],

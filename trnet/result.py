@@ -30,11 +30,15 @@ _PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
 
 
 class Images(TypedDict):
-    """The data set of a run: its name, and how many images were trained on and scored."""
+    """The data set of a run: its name, and how many images were trained on and scored.
+
+    ``note`` is what else there is to say: what drew the images, and their checksums.
+    """
 
     name: str
     train: int
     validation: int
+    note: NotRequired[dict[str, str]]
 
 
 class Curve(TypedDict):

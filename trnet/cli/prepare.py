@@ -1,7 +1,8 @@
-"""Make RecordIO files from one folder of images per class.
+"""Make RecordIO files from one folder of images per class, or draw the data set glyphs.
 
 On disks where seeking is slow, ImageNet is read faster from such files. A preparation that was
-stopped resumes where it stopped. Files that are no images are skipped and listed.
+stopped resumes where it stopped. Files that are no images are skipped and listed. With `glyphs` as
+the source, 1 000 characters are drawn from the fonts of Debian packages.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from trnet.errors import UserError
 EXAMPLES = """
 trnet prepare ILSVRC2012/train data/imagenet/train
 trnet prepare ILSVRC2012/val data/imagenet/val --resize 480 --jobs 16
+trnet prepare glyphs data/glyphs
 """
 
 # JPEG's largest side and quality; a bound on threads that no machine of today meets.
@@ -23,9 +25,11 @@ _LARGEST = {"resize": 65_500, "quality": 100, "jobs": 1024}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add where images are read and records are written, and how."""
-    parser.add_argument("source", type=Path, help="a folder of class folders")
+    parser.add_argument("source", type=Path, help="a folder of class folders, or glyphs")
     parser.add_argument(
-        "output", type=Path, help="the records without suffix: data/train for data/train.rec, .idx"
+        "output",
+        type=Path,
+        help="records without suffix, data/train for data/train.rec, .idx; of glyphs a folder",
     )
     parser.add_argument(
         "--resize", type=int, metavar="N", help="shrink larger images to a shorter side of N"
@@ -46,6 +50,11 @@ def run(options: Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 1 <= value <= largest:
             raise UserError(f"--{name}: expected an integer from 1 to {largest}, got {value}")
+    if options.source == Path("glyphs") and not options.source.is_dir():
+        from trnet.data.glyphs import draw
+
+        print(draw(options.output))
+        return
     if options.output.is_dir():
         raise UserError(
             f"{options.output}: expected the records' path without suffix, got a folder; use "

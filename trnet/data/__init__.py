@@ -19,6 +19,7 @@ data set with an assignment ::
 
 from trnet.data.cifar import cifar10, cifar100
 from trnet.data.digits import fashion_mnist, mnist
+from trnet.data.glyphs import glyphs
 from trnet.data.imagenet import imagenet
 from trnet.data.source import WHOLE, Batch, DataSet, DataSource, Request, Shard
 from trnet.data.synthetic import synthetic
@@ -28,6 +29,7 @@ DATASETS: dict[str, DataSet] = {
     "fashion_mnist": DataSet(classes=10, shape=(1, 28, 28), load=fashion_mnist),
     "cifar10": DataSet(classes=10, shape=(3, 32, 32), load=cifar10),
     "cifar100": DataSet(classes=100, shape=(3, 32, 32), load=cifar100),
+    "glyphs": DataSet(classes=1000, shape=(1, 28, 28), load=glyphs),
     "imagenet": DataSet(
         classes=1000,
         shape=(3, 224, 224),

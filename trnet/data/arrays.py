@@ -170,16 +170,25 @@ def warp(
     return mx.nd.BilinearSampler(images, grid)  # grid: (n, 2, height, width)
 
 
+def shift(images: mx.nd.NDArray, rng: np.random.Generator, pixels: int = 2) -> mx.nd.NDArray:
+    """Shift every image by at most ``pixels``, with black from outside."""
+    return mx.nd.array(_shifted(images, rng, pixels))
+
+
 def shift_and_flip(
     images: mx.nd.NDArray, rng: np.random.Generator, pixels: int = 2
 ) -> mx.nd.NDArray:
-    """Shift every image by at most ``pixels``, with black from outside, and mirror half of them."""
+    """Shift every image as :func:`shift` does, and mirror half of them."""
+    shifted = _shifted(images, rng, pixels)
+    mirrored = rng.random(len(shifted)) < 0.5
+    shifted[mirrored] = shifted[mirrored, :, :, ::-1]
+    return mx.nd.array(shifted)
+
+
+def _shifted(images: mx.nd.NDArray, rng: np.random.Generator, pixels: int) -> np.ndarray:
     n, _, height, width = images.shape
     padded = np.pad(images.asnumpy(), ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
     # (n, channels, 2·pixels + 1, 2·pixels + 1, height, width), a view
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
     rows, columns = rng.integers(0, 2 * pixels + 1, (2, n))
-    shifted = windows[np.arange(n), :, rows, columns]  # (n, channels, height, width)
-    mirrored = rng.random(n) < 0.5
-    shifted[mirrored] = shifted[mirrored, :, :, ::-1]
-    return mx.nd.array(shifted)
+    return windows[np.arange(n), :, rows, columns]  # (n, channels, height, width)

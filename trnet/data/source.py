@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trnet.tensor.backend import mx
 
@@ -81,12 +81,15 @@ class DataSource:
     validation : callable
         ``validation(batch_size)``: the worker's share of the images. All workers together give
         every image exactly once.
+    note : dict of str to str
+        What else a result says of the images: what they were made by, and their checksum.
     """
 
     train_size: int
     validation_size: int
     train: Callable[[int, tuple[int, ...]], Iterator[Batch]]
     validation: Callable[[int], Iterator[Batch]]
+    note: dict[str, str] = field(default_factory=dict)
 
     def train_batches(self, batch_size: int) -> int:
         """Count the full batches of an epoch; if no batch is full, there is one of all images."""
