@@ -16,6 +16,14 @@ ACTIVATIONS = {
     "slim_resnet": (192, 7, 7),
     "small_resnet8": (64, 7, 7),
     "small_resnet20": (64, 7, 7),
+    "unpadded_alexnet": (256, 5, 5),
+    "cifar_alexnet": (256, 3, 3),
+    "cifar_vgg19": (512, 3, 3),
+}
+OTHER_IMAGES = {  # all else is for 28×28
+    "unpadded_alexnet": (3, 224, 224),
+    "cifar_alexnet": (3, 32, 32),
+    "cifar_vgg19": (3, 32, 32),
 }
 HEADS = {
     "dense": {"type": "dense"},
@@ -48,11 +56,12 @@ def test_every_backbone_is_tested():
 @pytest.mark.parametrize("head", HEADS)
 def test_head(backbone, head):
     """The count equals that by hand and that of the arrays; traced and plain scores agree."""
-    network = build_network(backbone, HEADS[head], IMAGE, classes=10)
-    count = count_head(network, IMAGE)
+    image = OTHER_IMAGES.get(backbone, IMAGE)
+    network = build_network(backbone, HEADS[head], image, classes=10)
+    count = count_head(network, image)
     assert count.weights == weights_by_hand(backbone, head, 10)
     network.initialize(mx.init.Xavier())
-    images = mx.nd.random.normal(shape=(3, *IMAGE))
+    images = mx.nd.random.normal(shape=(3, *image))
     scores = network(images).asnumpy()
     assert scores.shape == (3, 10) and np.isfinite(scores).all()
     arrays = network.output.collect_params().values()
@@ -63,7 +72,32 @@ def test_head(backbone, head):
 
 @pytest.mark.parametrize("backbone", ACTIVATIONS)
 def test_activation(backbone):
-    assert output_shape(BACKBONES[backbone]().features, IMAGE) == ACTIVATIONS[backbone]
+    image = OTHER_IMAGES.get(backbone, IMAGE)
+    assert output_shape(BACKBONES[backbone]().features, image) == ACTIVATIONS[backbone]
+
+
+def test_two_tcls_one_after_another():
+    head = {"type": "tcl", "rank": [[20, 5, 5], [9, 3, 2]], "hidden": []}
+    network = build_network("small_vgg2", head, IMAGE, classes=10)
+    first, second = 32 * 20 + 2 * 7 * 5, 20 * 9 + 5 * 3 + 5 * 2
+    assert count_head(network, IMAGE).weights == first + second + 9 * 3 * 2 * 10
+    kinds = [type(block).__name__ for block in network.output._children.values()]
+    assert kinds == ["BatchNorm", "TCL", "BatchNorm", "TCL", "BatchNorm", "Flatten", "Dense"]
+    network.initialize(mx.init.Xavier())
+    assert network(mx.nd.random.normal(shape=(2, *IMAGE))).shape == (2, 10)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_tcl_before_a_trl(norm):
+    head = {"type": "trl", "tcl": [20, 5, 5], "rank": [9, 3, 2, 10], "norm": norm}
+    network = build_network("slim_resnet", head, IMAGE, classes=10)
+    tcl, trl = 192 * 20 + 2 * 7 * 5, 9 * 3 * 2 * 10 + 20 * 9 + 5 * 3 + 5 * 2 + 10 * 10
+    assert count_head(network, IMAGE).weights == tcl + trl
+    kinds = [type(block).__name__ for block in network.output._children.values()]
+    between = ["BatchNorm"] * norm
+    assert kinds == [*between, "TCL", *between, "TRL", *between]
+    network.initialize(mx.init.Xavier())
+    assert network(mx.nd.random.normal(shape=(2, *IMAGE))).shape == (2, 10)
 
 
 def test_a_trl_in_place_of_pooling_starts_as_pooling_and_dense():

@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 
 from trnet.errors import ConfigError
 from trnet.tensor.factorizations import DEFAULT, FACTORIZATIONS, is_savings
+from trnet.tensor.factorizations.base import are_positive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -46,6 +47,14 @@ def _rank_in_some_form(rank: Any) -> Any:
         "integers ≥ 1 as the factorization has them, {{savings: a share below 1}}, a float in "
         "(0, 1] or 'same'",
     )
+
+
+def _rank_of_tcls(rank: Any) -> Any:
+    """A TCL's rank, or a list of them, for several one after another."""
+    ranks = rank if isinstance(rank, list) and rank and isinstance(rank[0], list) else [rank]
+    if all(are_positive(each) and isinstance(each, list) for each in ranks):
+        return rank
+    raise PydanticCustomError("rank", "integers ≥ 1 as [R1, R2, R3], or a list of such lists")
 
 
 def _each_once(values: list) -> list:
@@ -92,6 +101,7 @@ def _import_each(modules: list[str]) -> list[str]:
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Rank = Annotated[Any, BeforeValidator(_rank_in_some_form)]
+TCLRank = Annotated[list, BeforeValidator(_rank_of_tcls)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -143,7 +153,7 @@ class TCLHead(Head):
     """A TCL and dense layers; see :func:`trnet.models.heads.tcl_head`."""
 
     type: Literal["tcl"]
-    rank: list[PositiveInt]
+    rank: TCLRank
     hidden: Optional[list[PositiveInt]] = None
     dropout: Optional[Fraction] = None
     norm: bool = True
@@ -159,6 +169,7 @@ class TRLHead(Head):
     pooling: Optional[bool] = None
     norm: bool = False
     weight_norm: bool = False
+    tcl: Optional[list[PositiveInt]] = None
 
     @field_validator("factorization")
     @classmethod

@@ -51,6 +51,45 @@ def small_alexnet() -> HybridBlock:
     return features
 
 
+def unpadded_alexnet() -> HybridBlock:
+    """AlexNet without padding in its first convolution, as the papers': to (B, 256, 5, 5)."""
+    features = nn.HybridSequential(prefix="")
+    features.add(
+        nn.Conv2D(64, kernel_size=11, strides=4, activation="relu"),
+        nn.MaxPool2D(pool_size=3, strides=2),  # (B, 3, 224, 224) -> (B, 64, 26, 26)
+        nn.Conv2D(192, kernel_size=5, padding=2, activation="relu"),
+        nn.MaxPool2D(pool_size=3, strides=2),  # -> (B, 192, 12, 12)
+        nn.Conv2D(384, kernel_size=3, padding=1, activation="relu"),
+        nn.Conv2D(256, kernel_size=3, padding=1, activation="relu"),
+        nn.Conv2D(256, kernel_size=3, padding=1, activation="relu"),
+        nn.MaxPool2D(pool_size=3, strides=2),  # -> (B, 256, 5, 5)
+    )
+    return features
+
+
+def cifar_alexnet() -> HybridBlock:
+    """AlexNet for images of 32×32: smaller kernels, no strides."""
+    features = nn.HybridSequential(prefix="")
+    # (B, 3, 32, 32) -> (B, 64, 15, 15) -> (B, 192, 7, 7) -> (B, 256, 3, 3)
+    for widths, kernel_size in (((64,), 5), ((192,), 5), ((384, 256, 256), 3)):
+        for width in widths:
+            features.add(*_normalised_convolution(width, kernel_size))
+        features.add(nn.MaxPool2D(pool_size=3, strides=2))
+    return features
+
+
+def cifar_vgg19() -> HybridBlock:
+    """VGG-19 for images of 32×32: pooled after the first three of its five blocks."""
+    features = nn.HybridSequential(prefix="")
+    # (B, 3, 32, 32) -> (B, 64, 15, 15) -> (B, 128, 7, 7) -> (B, 256, 3, 3) -> (B, 512, 3, 3)
+    for convolutions, width in ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)):
+        for _ in range(convolutions):
+            features.add(*_normalised_convolution(width, kernel_size=3))
+        if width < 512:
+            features.add(nn.MaxPool2D(pool_size=3, strides=2))
+    return features
+
+
 def slim_alexnet() -> HybridBlock:
     """AlexNet in slim, with batch normalisation in place of its local response normalisation."""
     features = nn.HybridSequential(prefix="")
@@ -102,9 +141,9 @@ def _normalised_convolution(width: int, kernel_size: int) -> tuple[HybridBlock, 
     return convolution, nn.BatchNorm(), nn.Activation("relu")
 
 
-def _flattened(features: Callable[[], HybridBlock]) -> Backbone:
+def _flattened(features: Callable[[], HybridBlock], units: int = 512) -> Backbone:
     """A backbone of AlexNet's and VGG's form: flattening and two hidden dense layers follow it."""
-    return Backbone(features(), pooling=False, hidden=(512, 512))
+    return Backbone(features(), pooling=False, hidden=(units, units))
 
 
 def _pooled(features: Callable[[], HybridBlock]) -> Backbone:
@@ -120,6 +159,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "slim_resnet": partial(_pooled, slim_resnet),
     "small_resnet8": partial(_pooled, partial(small_resnet, 1)),
     "small_resnet20": partial(_pooled, partial(small_resnet, 3)),
+    "unpadded_alexnet": partial(_flattened, unpadded_alexnet, 4096),
+    "cifar_alexnet": partial(_flattened, cifar_alexnet, 4096),
+    "cifar_vgg19": partial(_flattened, cifar_vgg19, 4096),
 }
 """The registry of backbones: a name, and a function that makes the :class:`Backbone`.
 

@@ -59,29 +59,31 @@ def tcl_head(
     backbone: Backbone,
     in_shape: tuple[int, ...],
     classes: int,
-    rank: tuple[int, ...],
+    rank: Sequence[int] | Sequence[Sequence[int]],
     hidden: Sequence[int] | None = None,
     dropout: float | None = None,
     norm: bool = True,
 ) -> HybridBlock:
-    """A TCL, then dense layers on the flattened result.
+    """A TCL, or several one after another, then dense layers on the flattened result.
 
     Parameters
     ----------
     backbone, in_shape, classes, hidden, dropout
         As in :func:`dense_head`.
-    rank : tuple of int
-        (R1, R2, R3) of the TCL.
+    rank : sequence of int, or of such
+        (R1, R2, R3) of the TCL, or of each.
     norm : bool
-        Whether batch normalisation precedes and follows the TCL.
+        Whether batch normalisation precedes and follows every TCL.
     """
     head = nn.HybridSequential(prefix="head_")
     with head.name_scope():
         if norm:
             head.add(nn.BatchNorm())
-        head.add(TCL(rank, in_shape))  # (B, C, H, W) -> (B, R1, R2, R3)
-        if norm:
-            head.add(nn.BatchNorm())
+        for each in rank if isinstance(rank[0], Sequence) else [rank]:
+            head.add(TCL(tuple(each), in_shape))  # (B, C, H, W) -> (B, R1, R2, R3)
+            in_shape = tuple(each)
+            if norm:
+                head.add(nn.BatchNorm())
         head.add(nn.Flatten())  # -> (B, R1·R2·R3)
         _add_dense(head, backbone.hidden if hidden is None else hidden, dropout, classes)
     return head
@@ -97,6 +99,7 @@ def trl_head(
     pooling: bool | None = None,
     norm: bool = False,
     weight_norm: bool = False,
+    tcl: Sequence[int] | None = None,
 ) -> HybridBlock:
     """A TRL in place of everything after the activation tensor.
 
@@ -110,28 +113,36 @@ def trl_head(
         Whether the TRL starts as global average pooling and a dense layer: by default if the
         network itself pools and the factorisation supports it.
     norm : bool
-        Whether batch normalisation precedes and follows the TRL, as the authors trained it.
+        Whether batch normalisation precedes and follows the TRL, and a TCL, as the authors trained
+        them.
     weight_norm : bool
         As in :class:`trnet.TRL`.
+    tcl : sequence of int, optional
+        (R1, R2, R3) of a TCL before the TRL, which then does not pool.
     """
-    pools = backbone.pooling if pooling is None else pooling
+    pools = backbone.pooling if pooling is None and tcl is None else pooling
     # The layer itself refuses the name of an unknown factorisation.
     supports = getattr(FACTORIZATIONS.get(factorization), "supports_pooling", False)
     trl = TRL(
         classes,
         rank,
-        in_shape,
+        in_shape if tcl is None else tuple(tcl),
         factorization,
         dropout=dropout,
         pooled_modes=SPATIAL_MODES if pools and supports else (),
         weight_norm=weight_norm,
         prefix="head_",
     )
-    if not norm:
+    if not norm and tcl is None:
         return trl
     head = nn.HybridSequential(prefix="head_")
     with head.name_scope():
-        head.add(nn.BatchNorm(), trl, nn.BatchNorm())
+        for layer in (trl,) if tcl is None else (TCL(tuple(tcl), in_shape), trl):
+            if norm:
+                head.add(nn.BatchNorm())
+            head.add(layer)
+        if norm:
+            head.add(nn.BatchNorm())
     return head
 
 

@@ -228,11 +228,12 @@ def _start_head(
     if not dense:
         return _UNTRAINED
     pairs, fit = list(zip(reversed(dense), reversed(layers))), None
-    if isinstance(blocks[0], TCL) and is_linear and len(layers) == len(dense):
+    tcls = [block for block in blocks if isinstance(block, TCL)]
+    if blocks[:1] == tcls and is_linear and len(layers) == len(dense):
         fit = _start_tcl(blocks[0], dense[0], _as_dense(*layers[0]), data)
     if fit is not None:
         pairs = pairs[:-1]
-    elif not any(isinstance(block, TCL) for block in blocks):  # it changes the first one's input
+    elif not tcls:  # which changes the first one's input
         pairs += zip(dense, layers)
     copied = {block: layer for block, layer in pairs if _is_same_shape(block, layer)}
     for block, (weight, bias) in copied.items():

@@ -340,8 +340,7 @@ def _draw_kind(
 
 
 def _label(row: Row) -> str:
-    kind = row.kind.replace(", ", "\n").replace(" for ", "\nfor ")
-    hidden = f"dense {row.hidden}" if row.hidden else ""
-    return "\n".join(
-        part for part in (kind, row.rank, hidden, f"{row.space_savings:.1f} %") if part
-    )
+    kind = row.kind.replace(", ", "\n").replace(" for ", "\nfor ").replace("2 dense", "2\ndense")
+    rank = row.rank.replace("), (", ")\n(")
+    hidden = f"dense\n{row.hidden}" if row.hidden else ""
+    return "\n".join(part for part in (kind, rank, hidden, f"{row.space_savings:.1f} %") if part)

@@ -183,20 +183,28 @@ def _kind(config: Config, baseline: Config) -> str:
     if isinstance(head, TCLHead):
         hidden, own = head.hidden, getattr(baseline.model.head, "hidden", None)
         # The papers add a TCL before the dense layers, or replace the first of them by it.
-        replaces = hidden is not None and own is not None and len(hidden) < len(own)
-        kind = "TCL for a dense layer" if replaces else "TCL"
+        replaced = 0 if hidden is None or own is None else max(0, len(own) - len(hidden))
+        kinds = {0: "TCL", 1: "TCL for a dense layer"}
+        kind = kinds.get(replaced, f"TCLs for {replaced} dense layers")
         return kind if head.norm else f"{kind}, not normalised"
     if isinstance(head, TRLHead):
         form = "" if head.factorization == DEFAULT else FACTORIZATIONS[head.factorization].title
-        parts = ("TRL", form, "tensor dropout" if head.dropout else "")
+        parts = (
+            "TRL" if head.tcl is None else "TCL and TRL",
+            form,
+            "tensor dropout" if head.dropout else "",
+        )
         return ", ".join(filter(None, parts))
     return head.type
 
 
 def _rank(config: Config) -> str:
-    rank = getattr(config.model.head, "rank", None)
-    if isinstance(rank, (list, tuple)):
-        return f"({', '.join(map(str, rank))})"
+    head = config.model.head
+    rank, before = getattr(head, "rank", None), getattr(head, "tcl", None)
+    ranks = rank if isinstance(rank, (list, tuple)) and isinstance(rank[0], list) else [rank]
+    if isinstance(ranks[0], (list, tuple)):
+        ranks = ranks if before is None else [before, *ranks]
+        return ", ".join(f"({', '.join(map(str, each))})" for each in ranks)
     if isinstance(rank, dict):
         return f"savings {rank['savings']:g}"
     return "" if rank is None else str(rank)

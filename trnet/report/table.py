@@ -60,8 +60,8 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
     elif not has_published:
         columns["Rank"] = [row.rank.strip("()").replace(" ", "") for row in rows]
     if has_published:
-        columns[f"Savings{gap}{publ}"] = [_number(p.space_savings, 1) for p in published]
-    columns[f"Savings{gap}{comp}"] = [_number(row.space_savings, 2) for row in rows]
+        columns[f"Savings{gap}{publ}"] = [_printed(p.space_savings) for p in published]
+    columns[f"Savings{gap}{comp}"] = [f"{row.space_savings:.2f}" for row in rows]
     if has_published:
         columns[f"Top-1{gap}{publ}"] = [_published_top1(row) for row in rows]
     columns[f"Top-1{gap}measured"] = [measured(row.top1) for row in rows]
@@ -70,7 +70,7 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
             measured(row.top1_change, signed=True) if row.baseline else "" for row in rows
         ]
     if has_published:
-        columns[f"Top-5{gap}{publ}"] = [_number(p.top5, 1) for p in published]
+        columns[f"Top-5{gap}{publ}"] = [_printed(p.top5) for p in published]
     columns[f"Top-5{gap}measured"] = [measured(row.top5) for row in rows]
     return columns
 
@@ -118,13 +118,14 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _printed(value: float | None) -> str:
+    """A published number, with as many digits as it was printed with."""
+    return "" if value is None else str(value)
 
 
 def _published_top1(row: Row) -> str:
     change = row.published.top1_change
-    return f"({change:+.1f})" if change is not None else _number(row.published.top1, 1)
+    return f"({change:+.1f})" if change is not None else _printed(row.published.top1)
 
 
 def measured(of: Measurement | None, signed: bool = False) -> str:
