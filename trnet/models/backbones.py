@@ -135,6 +135,45 @@ def slim_resnet() -> HybridBlock:
     return features
 
 
+def thin_resnet() -> HybridBlock:
+    """A thin trunk to the activation tensor of ResNet-50 and ResNet-101, (B, 2048, 7, 7)."""
+    from mxnet.gluon.model_zoo.vision.resnet import BottleneckV1
+
+    features = nn.HybridSequential(prefix="")
+    features.add(
+        *_normalised_convolution(32, kernel_size=3),
+        nn.MaxPool2D(pool_size=2, strides=2),  # (B, 1, 28, 28) -> (B, 32, 14, 14)
+        BottleneckV1(128, stride=1, downsample=True, in_channels=32),  # -> (B, 128, 14, 14)
+        BottleneckV1(256, stride=2, downsample=True, in_channels=128),  # -> (B, 256, 7, 7)
+        *_normalised_convolution(2048, kernel_size=1),  # -> (B, 2048, 7, 7)
+    )
+    return features
+
+
+def thin_alexnet() -> HybridBlock:
+    """A thin trunk to the activation tensor of AlexNet, (B, 256, 6, 6)."""
+    features = nn.HybridSequential(prefix="")
+    # (B, 1, 28, 28) -> (B, 32, 13, 13) -> (B, 96, 6, 6) -> (B, 256, 6, 6)
+    layers = ((32, 5, True), (96, 3, True), (128, 3, False), (256, 3, False))
+    for width, kernel_size, is_pooled in layers:
+        features.add(*_normalised_convolution(width, kernel_size))
+        if is_pooled:
+            features.add(nn.MaxPool2D(pool_size=3, strides=2))
+    return features
+
+
+def thin_vgg() -> HybridBlock:
+    """A thin trunk to the activation tensor of VGG-19, (B, 512, 7, 7)."""
+    features = nn.HybridSequential(prefix="")
+    # (B, 1, 28, 28) -> (B, 32, 14, 14) -> (B, 96, 7, 7) -> (B, 512, 7, 7)
+    for widths, is_pooled in (((32, 32), True), ((96,), True), ((128, 512), False)):
+        for width in widths:
+            features.add(*_normalised_convolution(width, kernel_size=3))
+        if is_pooled:
+            features.add(nn.MaxPool2D(pool_size=2, strides=2))
+    return features
+
+
 def _normalised_convolution(width: int, kernel_size: int) -> tuple[HybridBlock, ...]:
     """A convolution that keeps the image's size, batch normalisation, and the rectifier."""
     convolution = nn.Conv2D(width, kernel_size, padding=kernel_size // 2, use_bias=False)
@@ -159,6 +198,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "slim_resnet": partial(_pooled, slim_resnet),
     "small_resnet8": partial(_pooled, partial(small_resnet, 1)),
     "small_resnet20": partial(_pooled, partial(small_resnet, 3)),
+    "thin_resnet": partial(_pooled, thin_resnet),
+    "thin_alexnet": partial(_flattened, thin_alexnet, 4096),
+    "thin_vgg": partial(_flattened, thin_vgg, 4096),
     "unpadded_alexnet": partial(_flattened, unpadded_alexnet, 4096),
     "cifar_alexnet": partial(_flattened, cifar_alexnet, 4096),
     "cifar_vgg19": partial(_flattened, cifar_vgg19, 4096),
