@@ -67,7 +67,7 @@ def test_a_trl_at_full_rank_is_the_trained_head(trained, name, channels):
     path, scores = trained(name)
     network = fresh(name, {"type": "trl", "rank": [channels, 1, 1, CLASSES]})
     said = str(load_pretrained(network, name, path, SHAPE, CLASSES))
-    assert said == "the head decomposes the trained dense layer; its weight is off by 0.00 %"
+    assert said == "the head decomposes the trained layer; its weight is off by 0.00 %"
     close(network(images()), scores)
 
 
@@ -139,7 +139,7 @@ def test_a_baselines_checkpoint_starts_a_network(tmp_path, head):
     network = fresh("resnet18_v1", head)
     said = str(load_pretrained(network, "resnet18_v1", path, SHAPE, CLASSES))
     assert said.startswith(
-        "the head is the file's" if head != FULL else "the head decomposes the trained dense layer"
+        "the head is the file's" if head != FULL else "the head decomposes the trained layer"
     )
     close(network(images()), baseline(images()).asnumpy())
 

@@ -29,6 +29,8 @@ class TensorBlock(HybridBlock):
     A subclass sets what it needs and calls :meth:`_register` at the end of its ``__init__``.
     """
 
+    _checks = True  # in graphs, the sizes of an input's modes
+
     def forward(self, x):
         if isinstance(x, mx.nd.NDArray):
             self._infer_in_shape(x.shape[1:])
@@ -57,7 +59,7 @@ class TensorBlock(HybridBlock):
         stored = {name: prepare(factors[name]) for name in self._stored_names()}
         factors = self._apply_dropout(F, self._factors(F, stored))
         if self._implementation == "fused":
-            out = contract(F, x, self._products(F, factors, TRAINING), bias)
+            out = contract(F, x, self._products(F, factors, TRAINING), bias, self._checks)
         else:
             out = self._through_tensorly(F, x, factors, bias)
         out = F.Cast(out, dtype="float16") if widen else out
@@ -295,6 +297,9 @@ class TensorBlock(HybridBlock):
 class Folded(TensorBlock):
     """A tensor layer for inference, as :meth:`TensorBlock.folded` makes it.
 
+    Where it became one dense matrix, a graph of it compares as little as one of ``nn.Dense``: only
+    how many elements a sample has.
+
     Parameters
     ----------
     layer : TensorBlock
@@ -317,6 +322,8 @@ class Folded(TensorBlock):
     -------
     - **out**: as the layer's.
     """
+
+    _checks = False
 
     def __init__(self, layer: TensorBlock, batch: int) -> None:
         super().__init__("fused", prefix=layer.prefix, params=None)

@@ -24,7 +24,7 @@ from trnet.tensor.fitting import Fit
 
 Data = Callable[[], Optional[list[mx.nd.NDArray]]]
 
-_DECOMPOSED = "the head decomposes the trained dense layer"
+_DECOMPOSED = "the head decomposes the trained layer"
 _SHOWN = 3  # parameters of another shape, in a message
 
 

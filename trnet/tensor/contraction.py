@@ -70,12 +70,18 @@ class MatrixProduct:
         return not self.transposed
 
     def apply(self, F, x, bias=None):
-        """The product with a batch, and a bias where :attr:`takes_bias`."""
+        """The product with a batch, and a bias where :attr:`takes_bias`.
+
+        A whole step takes samples of any number of modes.
+        """
         if self.transposed:
             return F.dot(x, self.matrix)
         operands = (x, self.matrix) if bias is None else (x, self.matrix, bias)
         return F.FullyConnected(
-            *operands, num_hidden=self.step.produced, no_bias=bias is None, flatten=False
+            *operands,
+            num_hidden=self.step.produced,
+            no_bias=bias is None,
+            flatten=self.step.is_whole,
         )
 
 
@@ -162,7 +168,7 @@ class ComponentwiseProduct:
 Product = Union[MatrixProduct, PixelwiseProduct, ComponentwiseProduct]
 
 
-def contract(F, x, products: Sequence[Product], bias=None):
+def contract(F, x, products: Sequence[Product], bias=None, checks: bool = True):
     """Contract a batch, product by product.
 
     Parameters
@@ -174,6 +180,9 @@ def contract(F, x, products: Sequence[Product], bias=None):
     products : sequence of Product
     bias : NDArray or Symbol, optional
         Of the result's shape, without the batch.
+    checks : bool
+        Whether the sizes of a symbol are checked where one product takes whole samples; else only
+        how many elements these have is, as by a dense layer.
 
     Returns
     -------
@@ -181,6 +190,9 @@ def contract(F, x, products: Sequence[Product], bias=None):
         (batch, R1, …, RN) or (batch, O), as the last step's ``after``.
     """
     after = products[-1].step.after
+    is_dense = len(products) == len(after) == 1 and products[0].step.is_whole
+    if is_dense and products[0].takes_bias and not checks:
+        return products[0].apply(F, x, bias)
     x, shape, view = guarded(F, x, [product.step for product in products])
     *others, last = products
     for product in others:
