@@ -305,6 +305,22 @@ def test_savings_in_a_config_choose_the_rank_by_the_trained_weights(folder):
     assert experiment.earlier_result(chosen, folder / "runs") == result
 
 
+def test_each_seed_may_start_from_its_own_network(folder):
+    path = folder / "shapes/digits.yaml"
+    pattern = str(folder / "runs/shapes/digits/seed{seed}/checkpoints/epoch-0002/network.params")
+    again = ["name=again", "train.epochs=0", f"model.pretrained={pattern}"]
+    zero, one = (config.load(path, [*again, f"seed={seed}"]) for seed in (0, 1))
+    assert zero.hash == one.hash
+    assert one.pretrained == pattern.replace("{seed}", "1")
+    source = json.loads((folder / "runs/shapes/digits/seed0/result.json").read_text())
+    result = experiment.train(zero, None, folder / "runs", [mx.cpu()], show=False)
+    assert result["top1"] == source["top1"]
+    with pytest.raises(
+        UserError, match=r"model\.pretrained: expected an existing file, got '.*seed1"
+    ):
+        experiment.train(one, None, folder / "runs", [mx.cpu()], show=False)
+
+
 def test_no_epochs_need_trained_weights(tmp_path):
     path = tmp_path / "digits.yaml"
     path.write_text(CONFIG)

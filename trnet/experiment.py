@@ -62,11 +62,11 @@ def build(config: Config, dataset: DataSet) -> Network:
 def _with_chosen_rank(config: Config, dataset: DataSet) -> dict[str, Any]:
     """The keys of a config's head. Savings become the rank that trained weights choose."""
     model, head = config.model, config.model.head.model_dump()
-    if head["type"] == "trl" and model.pretrained and is_savings(head["rank"]):
+    if head["type"] == "trl" and config.pretrained and is_savings(head["rank"]):
         with _naming(config, "model.head.rank"):
             chosen = rank_by_savings(
                 model.backbone,
-                model.pretrained,
+                config.pretrained,
                 dataset.shape,
                 dataset.classes,
                 head["factorization"],
@@ -95,7 +95,7 @@ def _check_start(config: Config, folder: Path) -> None:
     """Refuse an unknown optimiser, and a missing file of weights if the run starts from it."""
     with _naming(config, "train.optimizer"):
         make_optimizer(config.train)
-    source = config.model.pretrained
+    source = config.pretrained
     if isinstance(source, str) and checkpoint.latest(folder / "checkpoints") is None:
         with _naming(config, "model.pretrained"):
             if not Path(source).is_file():
@@ -184,7 +184,7 @@ def train(
             progress.say(line)
         loop.initialize(network, dataset.shape, config.seed, compute)
         earlier, found = checkpoint.latest(folder / "checkpoints"), {}
-        if config.model.pretrained and earlier is None:
+        if config.pretrained and earlier is None:
             start = _start_trained(network, config, dataset, compute)
             progress.say(str(start))
             found = {} if start.fit is None else {"fit": start.fit.known}
@@ -297,7 +297,7 @@ def _start_trained(network: Network, config: Config, dataset: DataSet, compute: 
         start = load_pretrained(
             network,
             model.backbone,
-            model.pretrained,
+            config.pretrained,
             dataset.shape,
             dataset.classes,
             None if model.fit is None else images,
@@ -306,7 +306,7 @@ def _start_trained(network: Network, config: Config, dataset: DataSet, compute: 
     if model.fit is not None and not start.is_whole:
         with _naming(config, "model.fit"):
             raise ValueError(
-                f"expected a head that can be fitted to the trained one of {model.pretrained}; "
+                f"expected a head that can be fitted to the trained one of {config.pretrained}; "
                 f"but {start}"
             )
     return start

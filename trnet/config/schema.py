@@ -416,6 +416,12 @@ class Config(_Schema):
             ) from None
 
     @property
+    def pretrained(self) -> Union[str, bool]:
+        """``model.pretrained``, with the run's seed in place of ``{seed}``."""
+        source = self.model.pretrained
+        return source.replace("{seed}", str(self.seed)) if isinstance(source, str) else source
+
+    @property
     def hash(self) -> str:
         """Twelve hexadecimal digits of everything that decides a run's outcome, except the seed.
 

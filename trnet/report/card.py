@@ -32,10 +32,10 @@ def card(config: Config, result: Result, scores: dict, file: Path) -> str:
     content = file.read_bytes()
     savings = "" if config.baseline is None else f"; savings {100 * result['space_savings']:.1f} %"
     training = f"{scores['epoch']} epochs, seed {config.seed}"
-    if config.model.pretrained:
-        training += f", from {config.model.pretrained}"
+    if config.pretrained:
+        training += f", from {config.pretrained}"
     if "fit" in result:
-        training = f"none since {config.model.pretrained}, whose head this one is fitted to"
+        training = f"none since {config.pretrained}, whose head this one is fitted to"
     rows = {
         "Network": f"{config.model.backbone}, {head_text(config)}",
         "Head": f"{weights} weights{savings}",
