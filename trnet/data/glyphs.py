@@ -29,7 +29,7 @@ ROOT = "data/glyphs"
 FONTS = Path("/usr/share/fonts")  # where Debian's packages put them
 SPLITS = ("train", "test")
 
-_SIDE, _SIZE = 28, 24  # of an image and of a character, in pixels
+_SIDE, _SIZE = 28, 24  # of an image, and of a face's median character, in pixels
 _MANIFEST = Path(__file__).with_suffix(".csv")
 _NOTES = "glyphs.json"
 
@@ -159,9 +159,7 @@ def _draw_face(face: Face, drawn: str) -> np.ndarray:
     """All characters of a face, white on black, centred: (1000, 28, 28)."""
     path = FONTS / face.file
     try:
-        # As bytes: for a file that it cannot use, Pillow looks for another one of that name.
-        content = io.BytesIO(path.read_bytes())
-        font = ImageFont.truetype(content, _SIZE, face.face, layout_engine=ImageFont.Layout.BASIC)
+        font = _font(path, face.face, drawn)
         *images, absent = (
             _draw_character(character, font) for character in (*drawn, _NO_CHARACTER)
         )
@@ -176,12 +174,35 @@ def _draw_face(face: Face, drawn: str) -> np.ndarray:
     return np.stack(images)
 
 
+def _font(path: Path, face: int, drawn: str) -> ImageFont.FreeTypeFont:
+    """A face, in the size at which the median of its characters has a longer side of 24 pixels."""
+    content = path.read_bytes()
+
+    def of_size(size: int) -> ImageFont.FreeTypeFont:
+        # As bytes: for a file that it cannot use, Pillow looks for another one of that name.
+        layout = ImageFont.Layout.BASIC
+        return ImageFont.truetype(io.BytesIO(content), size, face, layout_engine=layout)
+
+    reference = of_size(_SIZE)
+    longer = [max(_ink(character, reference).shape) for character in drawn[:: CLASSES // 10]]
+    return of_size(round(_SIZE * _SIZE / max(1.0, float(np.median(longer)))))
+
+
 def _draw_character(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
-    image = Image.new("L", (_SIDE, _SIDE))
-    left, top, right, bottom = font.getbbox(character)
-    corner = ((_SIDE - left - right) // 2, (_SIDE - top - bottom) // 2)
-    ImageDraw.Draw(image).text(corner, character, fill=255, font=font)
-    return np.asarray(image)
+    """A character in the middle of an image; what is larger is cut."""
+    ink = _ink(character, font)
+    spare = [max(0, _SIDE - size) for size in ink.shape]
+    padded = np.pad(ink, [(n // 2, n - n // 2) for n in spare])
+    top, left = ((size - _SIDE) // 2 for size in padded.shape)
+    return padded[top : top + _SIDE, left : left + _SIDE]
+
+
+def _ink(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    """The smallest image that holds all of a character."""
+    canvas = Image.new("L", (4 * _SIDE, 4 * _SIDE))
+    ImageDraw.Draw(canvas).text((_SIDE, _SIDE), character, fill=255, font=font)
+    box = canvas.getbbox()
+    return np.asarray(canvas.crop(box)) if box else np.zeros((1, 1), np.uint8)
 
 
 def glyphs(request: Request) -> DataSource:
