@@ -76,7 +76,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"trnet"}
     held = {name for name in names if not name.startswith("trnet-")}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "trnet").rglob("*.py")}
-    assert held == modules | {"trnet/py.typed"}
+    assert held == modules | {"trnet/py.typed", "trnet/data/glyphs.csv"}
     assert any(name.endswith("/LICENSE") for name in names)
 
 
@@ -85,6 +85,7 @@ def test_the_sdist_holds_what_its_commands_work_on(dist):
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"LICENSE", "README.md", "CHANGELOG.md", "trnet/py.typed", "Makefile"}
+    wanted |= {"trnet/data/glyphs.csv", "examples/requirements.txt"}
     wanted |= {"configs/mnist/vgg.yaml", "results/published.yaml", "scripts/train.py"}
     assert wanted <= names
     assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]

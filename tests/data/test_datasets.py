@@ -104,7 +104,8 @@ def test_what_the_data_sets_take():
         name: (dataset.takes_size, dataset.takes_samples, dataset.in_memory)
         for name, dataset in DATASETS.items()
     }
-    small = dict.fromkeys(("mnist", "fashion_mnist", "cifar10", "cifar100"), (False, True, True))
+    names = ("mnist", "fashion_mnist", "cifar10", "cifar100", "glyphs")
+    small = dict.fromkeys(names, (False, True, True))
     assert takes == {
         **small,
         "imagenet": (True, False, False),
