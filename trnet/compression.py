@@ -79,6 +79,8 @@ class Compression:
                 f"--factorization: expected one of {', '.join(FACTORIZATIONS)}, "
                 f"got {self.factorization}"
             )
+        if self.head == "tcl" and self.donor.model.head.type == "trl":
+            raise UserError(f"{self.donor.name}: expected a dense head, for a TCL, got a TRL")
 
     @property
     def baseline(self) -> str:
@@ -268,8 +270,6 @@ def ranks_for(
         )
     in_shape = activations[0].shape[1:]
     is_pooled = first.shape[1] == in_shape[0] < np.prod(in_shape)
-    if isinstance(network.output, TRL) and wanted.head == "tcl":
-        raise UserError(f"{name}: expected a dense head, for a TCL, got a TRL")
     if is_pooled and wanted.head == "tcl":
         raise UserError(f"{name}: expected a head that does not pool, for a TCL")
     if is_pooled and not form.supports_pooling:
@@ -284,9 +284,9 @@ def ranks_for(
         rank_of = _tcl_truncation(weight)
     else:
         rank_of = trl_truncation(form, weight, in_shape)
-    ranks, why = [], None
+    ranks, why, weights = [], None, experiment.count(config).weights
     for share in savings:
-        most = most_weights(share, experiment.count(config).weights) - rest
+        most = most_weights(share, weights) - rest
         try:
             ranks.append(rank_of(most))
         except ValueError as error:

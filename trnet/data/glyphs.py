@@ -120,12 +120,10 @@ def draw(folder: Path) -> str:
         _require(faces)
         folder.mkdir(parents=True, exist_ok=True)
         drawn = characters()
-        sums = {}
-        with tqdm(total=len(faces), desc="drawing", unit="face", disable=None) as bar:
-            for split in SPLITS:
-                chosen = [face for face in faces if face.split == split]
-                images = np.stack([_seen(bar, _draw_face(face, drawn)) for face in chosen])
-                sums[split] = _write(folder / f"{split}.npy", images)
+        images: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        for face in tqdm(faces, desc="drawing", unit="face", disable=None):
+            images[face.split].append(_draw_face(face, drawn))
+        sums = {split: _write(folder / f"{split}.npy", np.stack(images[split])) for split in SPLITS}
         notes: Notes = {
             "characters": drawn,
             "freetype": features.version("freetype2"),
@@ -148,11 +146,6 @@ def _require(faces: list[Face]) -> None:
             f"expected the fonts of {len({face.package for face in faces})} Debian packages in "
             f"{FONTS}, got none of {len(missing)}: apt-get install {' '.join(missing)}"
         )
-
-
-def _seen(bar: tqdm, images: np.ndarray) -> np.ndarray:
-    bar.update()
-    return images
 
 
 def _draw_face(face: Face, drawn: str) -> np.ndarray:
@@ -249,7 +242,7 @@ def _read(folder: Path, split: str, notes: Notes) -> np.ndarray:
             f"{path}: expected the checksum {expected}, which {_NOTES} notes, got {found}; delete "
             f"{folder / _NOTES}, and draw the glyphs again by trnet prepare glyphs {folder}"
         )
-    return np.load(path)
+    return np.load(io.BytesIO(content))
 
 
 def _write(path: Path, images: np.ndarray) -> str:

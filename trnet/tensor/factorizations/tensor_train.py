@@ -129,13 +129,10 @@ class TensorTrain(Factorization):
 
     def bond_grams(self, parameters: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
         # Lk and Rk, of the cores up to the k-th, and of those after it
-        lefts, rights = [np.ones((1, 1))], [np.ones((1, 1))]
-        cores = list(parameters.values())
-        for core in cores[:-1]:
-            lefts.append(np.einsum("air,ab,bis->rs", core, lefts[-1], core, optimize=True))
+        cores, rights = list(parameters.values()), [np.ones((1, 1))]
         for core in cores[:0:-1]:
             rights.append(np.einsum("ria,ab,sib->rs", core, rights[-1], core, optimize=True))
-        return list(zip(lefts[1:], rights[:0:-1]))
+        return list(zip(_left_grams(cores[:-1]), rights[:0:-1]))
 
     def scaled_gradients(
         self, F, parameters: Arrays, gradients: Arrays, constant: Callable[[np.ndarray], Any]
@@ -178,10 +175,8 @@ class TensorTrain(Factorization):
     def gauge(self, parameters: Arrays) -> dict[str, list[tuple[int, np.ndarray]]]:
         # L(k-1)^½ Gk Lk^-½, with the Gram matrix Lk (rk, rk) of the cores up to the k-th
         *inner, last = parameters
-        maps, left, root = {}, np.ones((1, 1)), np.ones((1, 1))
-        for name in inner:
-            core = parameters[name]
-            left = np.einsum("air,ab,bis->rs", core, left, core, optimize=True)
+        maps, root = {}, np.ones((1, 1))
+        for name, left in zip(inner, _left_grams([parameters[name] for name in inner])):
             before, (root, inverse) = root, roots(left)
             maps[name] = [(0, before), (2, inverse)]
         return {**maps, last: [(0, root)]}
@@ -234,3 +229,11 @@ class TensorTrain(Factorization):
         if name == list(self.parameter_shapes)[-1]:
             return orthonormal(size, before).T.reshape(before, size, after)
         return orthonormal(before * size, after).reshape(before, size, after)
+
+
+def _left_grams(cores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Gram matrices Lk (rk, rk) of the cores up to each of these."""
+    lefts = [np.ones((1, 1))]
+    for core in cores:
+        lefts.append(np.einsum("air,ab,bis->rs", core, lefts[-1], core, optimize=True))
+    return lefts[1:]
