@@ -80,6 +80,12 @@ class Row:
     top1_change: Measurement | None
     curve: tuple[float, ...] | None = None
 
+    @property
+    def head(self) -> str:
+        """Kind, rank and hidden layers in words, as TCL (36, 5, 5), dense 192, 192."""
+        hidden = f", dense {self.hidden}" if self.hidden and self.rank else self.hidden
+        return f"{self.kind} {self.rank}{hidden}".strip()
+
 
 def summarise(
     configs: Sequence[Config],

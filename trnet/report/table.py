@@ -55,7 +55,7 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
     published = [row.published for row in rows]
     columns = {"Experiment": [row.name for row in rows]}
     if not terminal:
-        columns["Head"] = [_head(row) for row in rows]
+        columns["Head"] = [row.head for row in rows]
         columns["Weights in the head"] = [f"{row.weights:,}".replace(",", " ") for row in rows]
     elif not has_published:
         columns["Rank"] = [row.rank.strip("()").replace(" ", "") for row in rows]
@@ -107,11 +107,6 @@ def _csv(rows: Sequence[Row]) -> str:
             cells += [_rounded(getattr(of, part, None)) for part in parts]
         writer.writerow(cells)
     return stream.getvalue()
-
-
-def _head(row: Row) -> str:
-    hidden = f", dense {row.hidden}" if row.hidden and row.rank else row.hidden
-    return f"{row.kind} {row.rank}{hidden}".strip()
 
 
 def _rounded(value: float | None) -> float | None:
