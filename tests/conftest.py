@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -77,3 +77,16 @@ def refusal() -> Callable[..., str]:
         return message
 
     return call
+
+
+@pytest.fixture
+def figures(monkeypatch) -> Iterator[list]:
+    """The figures that a test draws, in order."""
+    from matplotlib import pyplot as plt
+
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    yield drawn
+    monkeypatch.undo()
+    for figure in drawn:
+        plt.close(figure)

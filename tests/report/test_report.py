@@ -135,7 +135,7 @@ def test_plot_shows_measured_and_published(configs, runs, published, tmp_path):
     path = tmp_path / "plot.svg"
     plot_rank_accuracy(summarise(configs, WEIGHTS, runs, published), "toy", path)
     drawn = path.read_text()
-    for words in ("(3, 2, 2, 4)", "70.0 %", "base, measured", "TRL, published", "Top-1 (%)"):
+    for words in ("baseline: dense", "TRL (3, 2, 2, 4), 70.0 %", "published", "Top-1 (%)"):
         assert words in drawn
     assert "(1, 1, 1)" not in drawn  # neither measured nor published
 
@@ -172,8 +172,8 @@ def test_published_curves_are_drawn_beside(configs, runs, published, tmp_path):
     beside = summarise(configs, WEIGHTS, [], published)
     plot_rank_accuracy(rows, "toy", tmp_path / "plot.svg", beside)
     drawn = (tmp_path / "plot.svg").read_text()
-    assert "published: against base" in drawn and "TRL, published" in drawn
-    assert "TRL, measured" in drawn
+    assert "<!-- against base -->" in drawn and "<!-- published: against base -->" in drawn
+    assert drawn.count("TRL (3, 2, 2, 4), 70.0 %") == 2
 
 
 def test_heads_of_every_kind_are_drawn(configs, runs, tmp_path):
@@ -182,4 +182,4 @@ def test_heads_of_every_kind_are_drawn(configs, runs, tmp_path):
         for row in summarise(configs, WEIGHTS, runs, {})
     ]
     plot_rank_accuracy(rows, "toy", tmp_path / "plot.svg")
-    assert "a new kind, measured" in (tmp_path / "plot.svg").read_text()
+    assert "a new kind (3, 2, 2, 4), 70.0 %" in (tmp_path / "plot.svg").read_text()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle
 from math import ceil
 from pathlib import Path
 
@@ -17,42 +17,32 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from matplotlib.scale import FuncScale
+from matplotlib.ticker import MaxNLocator
 
 from trnet.errors import UserError
+from trnet.report.style import BASELINE, LINES, STYLE, WIDTH, Look, looks_of
 from trnet.report.summary import Row
 
-# Marker and colour of a kind of head.
-_STYLES = {
-    "TRL": ("o", "tab:blue"),
-    "TRL, tensor dropout": ("v", "tab:cyan"),
-    "TRL, CP": ("D", "tab:purple"),
-    "TRL, tensor train": ("s", "tab:green"),
-    "TCL": ("^", "tab:orange"),
-    "TCL, not normalised": (">", "tab:brown"),
-    "TCL for a dense layer": ("<", "tab:red"),
-    "TCL for a dense layer, not normalised": ("d", "tab:pink"),
-    "pooling, dense": ("P", "tab:olive"),
-    "flattened, dense": ("X", "tab:gray"),
-    "dense": ("*", "dimgray"),
-}
-
-# For kinds of other heads, in turn. Four and five have no common factor: 20 styles.
-_MORE_MARKERS = ("h", "p", "8", "H")
-_MORE_COLORS = ("teal", "goldenrod", "magenta", "navy", "indigo")
+_LINE = 0.19  # inches, of a line of text with the space around it
+_LONGEST = 42  # characters, of a line that leaves more than half of the width to the data
 
 _COLLAPSE = 20.0  # points between the best and the worst Top-1
 _SMALLEST_ERROR = 0.5  # in percent; keeps the logarithm of an error finite
+# Of an axis of such logarithms, as long as they do not touch.
 _TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5)
-_MOST_COLUMNS = 3
+_MOST_TICKS = 14
 
 
+@plt.rc_context(STYLE)
 def plot_rank_accuracy(
     rows: Sequence[Row], title: str, path: Path, beside: Sequence[Row] = ()
 ) -> None:
-    """Draw Top-1 by rank, with the space savings under each rank: one panel per baseline.
+    """Draw the Top-1 of every head, from few weights saved to many: one panel per baseline.
 
-    The baseline is a line. Bars show the 95 % intervals of what was measured; published curves are
-    dashed.
+    A line of text per head says its kind, its rank and what it saves. The baseline comes first, and
+    is a line through the others. Bars show the 95 % intervals of what was measured; hollow markers
+    are published.
 
     Parameters
     ----------
@@ -62,7 +52,7 @@ def plot_rank_accuracy(
     path : Path
         The file to write, of any type that matplotlib supports.
     beside : sequence of Row
-        Another suite, whose published curves are drawn in panels of their own.
+        Another suite, whose published numbers are drawn in panels of their own.
 
     Raises
     ------
@@ -75,16 +65,32 @@ def plot_rank_accuracy(
         raise UserError("nothing to plot: no experiment of the suite has a Top-1 yet")
     published = [replace(row, top1=None, top1_change=None) for row in beside]
     panels += [panel for panel in map(_known, _panels(published)) if panel]
-    widths = [max(4.2, 0.95 * (len(panel) - 1) + 1.0) for panel in panels]
-    figure, grid = _grid(path, widths, title)
-    styles = _styles(row.kind for panel in panels for row in panel[1:])
-    for axes, panel in zip(grid, panels):
-        _draw_panel(axes, panel, styles, named=len(panels) > 1)
+    labels = [[_label(row) for row in panel] for panel in panels]
+    lines = max(label.count("\n") + 1 for of_panel in labels for label in of_panel)
+    figure, grid = _stack(path, [(lines + 0.5) * _LINE * len(panel) for panel in panels], title)
+    looks = looks_of(row.kind for panel in panels for row in panel[1:])
+    for axes, panel, of_panel in zip(grid, panels, labels):
+        _draw_baseline(axes, panel[0])
+        _draw_heads(axes, {0: panel[0]}, (*BASELINE[:2], ""))
+        for kind, look in looks.items():
+            heads = {place: row for place, row in enumerate(panel) if place and row.kind == kind}
+            _draw_heads(axes, heads, look)
+        _spread_the_top(axes, "x")
+        axes.set_yticks(range(len(panel)), of_panel)
+        axes.set_ylim(len(panel) - 0.4, -0.6)  # the first on top
+        axes.grid(alpha=0.3)
+        if len(panels) > 1:
+            origin = "" if any(row.top1 for row in panel) else "published: "
+            axes.set_title(f"{origin}against {panel[0].name}")
+    grid[-1].set_xlabel("Top-1 (%)")
+    figure.supylabel("head, weights saved")
+    _draw_legend(figure)
     _save(figure, path)
 
 
+@plt.rc_context(STYLE)
 def plot_savings(rows: Sequence[Row], chosen: str, title: str, path: Path) -> None:
-    """Draw Top-1 by space savings, with the rank beside each point and a ring around a chosen one.
+    """Draw Top-1 by space savings, a line per kind of head, with a ring around a chosen one.
 
     Parameters
     ----------
@@ -96,75 +102,77 @@ def plot_savings(rows: Sequence[Row], chosen: str, title: str, path: Path) -> No
         As in :func:`plot_rank_accuracy`.
     """
     base, *heads = [row for row in rows if row.top1]
-    figure, (axes,) = _grid(path, [7.6], title)
-    _draw_baseline(axes, base)
-    styles = _styles(row.kind for row in heads)
-    for order, kind in enumerate(dict.fromkeys(row.kind for row in heads)):
+    figure, (axes,) = _stack(path, [3.8], title)
+    axes.axhline(base.top1.mean, color="black", linewidth=1, label=base.name)
+    looks = looks_of(row.kind for row in heads)
+    for kind in dict.fromkeys(row.kind for row in heads):
         best = {}  # of the heads with one rank, which are one network before and after a training
         for row in sorted(heads, key=lambda row: (row.name == chosen, row.top1.mean)):
             if row.kind == kind:
                 best[row.rank] = row.space_savings, row.top1.mean
-        marker, color = styles[kind]
-        axes.plot(*zip(*sorted(best.values())), marker=marker, color=color, label=kind)
-        above = order % 2 == 0
-        for rank, place in best.items():
-            axes.annotate(
-                rank.strip("()").replace(" ", ""),
-                place,
-                (0, 9 if above else -9),
-                textcoords="offset points",
-                color=color,
-                fontsize=7.5,
-                rotation=35,
-                ha="left" if above else "right",
-                va="bottom" if above else "top",
-                rotation_mode="anchor",
-            )
+        marker, color, line = looks[kind]
+        places = zip(*sorted(best.values()))
+        axes.plot(*places, marker=marker, color=color, linestyle=line, label=kind)
     for row in heads:
         if row.name == chosen:
-            place = row.space_savings, row.top1.mean
-            axes.plot(*place, "o", ms=12, mfc="none", mec="black", linestyle="", label="chosen")
-    axes.margins(x=0.12, y=0.2)
-    _spread_the_top(axes)
+            ring = {"mfc": "none", "mec": "black", "linestyle": "", "ms": 13}
+            label = f"chosen: {row.head}"
+            axes.plot(row.space_savings, row.top1.mean, "o", label=label, **ring)
+    axes.margins(y=0.15)
+    _spread_the_top(axes, "y")
     axes.set_xlabel("weights of the head saved (%)")
     axes.set_ylabel("Top-1 (%)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="best")
+    _draw_legend(figure)
     _save(figure, path)
 
 
+@plt.rc_context(STYLE)
 def plot_learning_curves(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw Top-1 after every epoch, the mean over the seeds: one panel per baseline.
+    """Draw Top-1 after every epoch, the mean over the seeds.
+
+    A panel shows a baseline and five of its heads at most; a baseline with more has more panels.
 
     Parameters
     ----------
     rows, title, path
         As in :func:`plot_rank_accuracy`; rows without a curve are left out.
     """
-    panels = [[row for row in panel if row.curve] for panel in _panels(rows)]
+    panels = []
+    for base, *heads in _panels(rows):
+        heads = [row for row in heads if row.curve]
+        count = ceil(len(heads) / len(LINES)) or 1
+        size = ceil(len(heads) / count)
+        parts = [heads[part * size : (part + 1) * size] for part in range(count)]
+        panels += [[base, *part] if base.curve else part for part in parts]
     panels = [panel for panel in panels if panel]
-    figure, grid = _grid(path, [6.0] * len(panels), title)
+    figure, grid = _stack(path, [2.3] * len(panels), title)
     for axes, panel in zip(grid, panels):
-        colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(panel)))
-        for row, color in zip(panel, colors):
-            is_baseline = row.baseline is None
+        looks = iter(LINES)
+        for row in panel:
+            marker, color, line = BASELINE if row.baseline is None else next(looks)
             axes.plot(
                 range(1, len(row.curve) + 1),
                 row.curve,
-                color="black" if is_baseline else color,
-                linewidth=2 if is_baseline else 1.2,
+                marker=marker,
+                markevery=ceil(len(row.curve) / 10),
+                color=color,
+                linestyle=line,
                 label=f"{row.name}, {row.space_savings:.0f} %",
             )
         best = max(max(row.curve) for row in panel)
         worst_end = min(row.curve[-1] for row in panel)
         axes.set_ylim(min(worst_end, best - 4) - 2 * (best - worst_end) / 4, best + 0.5)
-        axes.set_xlabel("epoch")
+        _spread_the_top(axes, "y")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         axes.set_ylabel("Top-1 (%)")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="lower right", title="head, weights saved", title_fontsize=7)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="head, weights saved")
+    grid[-1].set_xlabel("epoch")
     _save(figure, path)
 
 
+@plt.rc_context(STYLE)
 def plot_spatial_patterns(
     patterns: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, path: Path
 ) -> None:
@@ -179,34 +187,28 @@ def plot_spatial_patterns(
         As in :func:`plot_rank_accuracy`.
     """
     _check_form(path)
-    columns = max(len(maps) for maps, _ in patterns.values())
     figure, grid = plt.subplots(
         len(patterns),
-        columns,
-        figsize=(1.2 * columns + 1.5, 1.3 * len(patterns) + 0.8),
+        max(len(maps) for maps, _ in patterns.values()),
+        figsize=(WIDTH, 1.35 * len(patterns) + 0.6),
         squeeze=False,
         layout="constrained",
     )
     for line, (name, (maps, shares)) in zip(grid, patterns.items()):
         for axes in line:
             axes.set_axis_off()
-        line[0].text(
-            -0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9
-        )
+        line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
         for axes, pattern, share in zip(line, maps, shares):
-            bound = np.abs(pattern).max()
+            is_flat = np.allclose(pattern, pattern.mean())  # as of a head that pools
+            # The colours' ends are a pattern's own extremes. A flat one is pale: it has none.
+            bound = np.abs(pattern).max() * (10 if is_flat else 1)
             axes.imshow(pattern, cmap="RdBu_r", vmin=-bound, vmax=bound)
-            axes.set_title(f"{100 * share:.1f} %", fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _styles(kinds: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Marker and colour of every kind, each its own; those that have none get one as they come."""
-    more = zip(cycle(_MORE_MARKERS), cycle(_MORE_COLORS))
-    unlisted = dict.fromkeys(kind for kind in kinds if kind not in _STYLES)
-    return {**_STYLES, **dict(zip(unlisted, more))}
+            axes.set_title(f"{100 * share:.1f} %")
+            if is_flat:
+                middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+                axes.text(0.5, 0.5, "all places\nalike", **middle)
+    figure.suptitle(title)
+    _save(figure, path)
 
 
 def _panels(rows: Sequence[Row]) -> list[list[Row]]:
@@ -231,116 +233,96 @@ def _check_form(path: Path) -> None:
         raise UserError(f"{path}: expected one of .{', .'.join(forms)}, got {path.suffix!r}")
 
 
-def _grid(path: Path, widths: Sequence[float], title: str) -> tuple[Figure, list[Axes]]:
-    """A figure with panels of at least the given widths, in inches; columns are of one width."""
+def _stack(path: Path, heights: Sequence[float], title: str) -> tuple[Figure, list[Axes]]:
+    """A figure with panels below each other, of about these heights in inches."""
     _check_form(path)
-    lines = ceil(len(widths) / _MOST_COLUMNS)
-    columns = ceil(len(widths) / lines)
-    of_columns = [max(widths[column::columns]) for column in range(columns)]
+    around = 3 * _LINE  # ticks and a title
     figure, grid = plt.subplots(
-        lines,
-        columns,
-        figsize=(max(7.6, sum(of_columns)), 4.6 * lines + 0.3),
-        width_ratios=of_columns,
+        len(heights),
+        figsize=(WIDTH, sum(heights) + around * (len(heights) + 1)),
+        height_ratios=heights,
         squeeze=False,
+        layout="constrained",
     )
-    for axes in grid.flat[len(widths) :]:
-        axes.set_axis_off()
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, 90))
     return figure, list(grid.flat)
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
     plt.close(figure)
 
 
-def _draw_panel(
-    axes: Axes, panel: Sequence[Row], styles: Mapping[str, tuple[str, str]], named: bool
-) -> None:
-    base, *heads = panel
-    places = {row.name: place for place, row in enumerate(heads)}
-    _draw_baseline(axes, base)
-    for kind, style in styles.items():
-        _draw_kind(axes, [row for row in heads if row.kind == kind], places, kind, *style)
-    axes.set_xticks(range(len(heads)))
-    axes.set_xticklabels([_label(row) for row in heads], fontsize=7.5)
-    _spread_the_top(axes)
-    axes.set_xlim(-0.6, len(heads) - 0.4)
-    axes.set_xlabel("rank of the head, weights saved", fontsize=9)
-    axes.set_ylabel("Top-1 (%)")
-    if named:
-        published = "" if any(row.top1 for row in panel) else "published: "
-        axes.set_title(f"{published}against {base.name}", fontsize=10)
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="best")
-
-
-def _spread_the_top(axes: Axes) -> None:
-    """Space accuracies by the logarithm of their errors, if a collapse would squeeze the others."""
-    low, high = axes.get_ylim()
-    if high - low < _COLLAPSE:
-        return
-    floor = _SMALLEST_ERROR
-    axes.set_yscale(
-        "function",
-        functions=(
-            lambda accuracy: -np.log(np.maximum(100 - accuracy, floor)),
-            lambda spaced: 100 - np.exp(-spaced),
-        ),
-    )
-    axes.set_yticks([tick for tick in _TICKS if low <= tick <= high])
-    axes.set_ylim(low, min(high, 100 - floor))
+def _draw_legend(figure: Figure) -> None:
+    """Below the panels, every label once."""
+    handles = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
 
 
 def _draw_baseline(axes: Axes, row: Row) -> None:
+    """A line through all heads at the baseline's Top-1, and a band for its interval."""
+    style = {"color": "black", "linewidth": 1, "label": "baseline"}
     if row.top1:
-        axes.axhline(row.top1.mean, color="black", linewidth=1.2, label=f"{row.name}, measured")
+        axes.axvline(row.top1.mean, **style)
         spread = row.top1.interval or 0
         band = (row.top1.mean - spread, row.top1.mean + spread)
-        axes.axhspan(*band, color="black", alpha=0.08, linewidth=0)
+        axes.axvspan(*band, color="black", alpha=0.08, linewidth=0)
     if row.published.top1 is not None:
-        label = f"{row.name}, published"
-        axes.axhline(row.published.top1, color="gray", linestyle="--", linewidth=1, label=label)
+        axes.axvline(row.published.top1, linestyle="--", **style)
 
 
-def _draw_kind(
-    axes: Axes,
-    rows: Sequence[Row],
-    places: Mapping[str, int],
-    kind: str,
-    marker: str,
-    color: str,
-) -> None:
-    measured = [row for row in rows if row.top1]
+def _draw_heads(axes: Axes, heads: Mapping[int, Row], look: Look) -> None:
+    """Heads of one kind, by their places: filled where measured, hollow where published."""
+    marker, color, line = look
+    style = {"marker": marker, "color": color, "linestyle": line, "linewidth": 1}
+    measured = {place: row.top1 for place, row in heads.items() if row.top1}
     if measured:
         axes.errorbar(
-            [places[row.name] for row in measured],
-            [row.top1.mean for row in measured],
-            yerr=[row.top1.interval or 0 for row in measured],
-            marker=marker,
-            color=color,
+            [top1.mean for top1 in measured.values()],
+            [*measured],
+            xerr=[top1.interval or 0 for top1 in measured.values()],
             capsize=3,
-            linewidth=1.2,
-            label=f"{kind}, measured",
+            elinewidth=1.5,
+            label="measured",
+            **style,
         )
-    published = [row for row in rows if row.published.top1 is not None]
+    top1s = {place: row.published.top1 for place, row in heads.items()}
+    published = {place: top1 for place, top1 in top1s.items() if top1 is not None}
     if published:
-        axes.plot(
-            [places[row.name] for row in published],
-            [row.published.top1 for row in published],
-            marker=marker,
-            color=color,
-            markerfacecolor="none",
-            linestyle="--",
-            linewidth=1,
-            label=f"{kind}, published",
-        )
+        axes.plot([*published.values()], [*published], mfc="white", label="published", **style)
+
+
+def _spread_the_top(axes: Axes, which: str) -> None:
+    """Space accuracies by the logarithm of their errors, if a collapse would squeeze the others."""
+    low, high = getattr(axes, f"get_{which}lim")()
+    if high - low < _COLLAPSE:
+        return
+
+    def spaced(accuracy: float | np.ndarray) -> np.ndarray:
+        return -np.log(np.maximum(100 - accuracy, _SMALLEST_ERROR))
+
+    gap = (spaced(high) - spaced(low)) / _MOST_TICKS
+    ticks = []
+    for tick in _TICKS:
+        if low <= tick <= high and (not ticks or spaced(tick) - spaced(ticks[-1]) > gap):
+            ticks.append(tick)
+    settings = {
+        "scale": FuncScale(None, (spaced, lambda placed: 100 - np.exp(-placed))),
+        "ticks": ticks,
+        "ticklabels": [f"{tick:g}" for tick in ticks],
+        "lim": (low, min(high, 100 - _SMALLEST_ERROR)),
+    }
+    axes.set(**{f"{which}{name}": value for name, value in settings.items()})
 
 
 def _label(row: Row) -> str:
-    kind = row.kind.replace(", ", "\n").replace(" for ", "\nfor ").replace("2 dense", "2\ndense")
-    rank = row.rank.replace("), (", ")\n(")
-    hidden = f"dense\n{row.hidden}" if row.hidden else ""
-    return "\n".join(part for part in (kind, rank, hidden, f"{row.space_savings:.1f} %") if part)
+    """A head and what it saves, in two lines if it takes one that is too long."""
+    if row.baseline is None:
+        return f"baseline: {row.head}"
+    label = f"{row.head}, {row.space_savings:.1f} %"
+    if len(label) <= _LONGEST:
+        return label
+    return f"{row.kind}\n{label[len(row.kind) :].strip(' ,')}"
