@@ -22,6 +22,7 @@ import numpy as np
 import tabulate
 from timing import read_csv, write_csv
 
+from trnet.report import style
 from trnet.report.summary import Measurement
 
 matplotlib.use("Agg")
@@ -31,12 +32,7 @@ from matplotlib import pyplot as plt
 SIZE = 8
 VARIANCE = 3
 MODELS = {"dense": None, "TRL, rank 1": 1, "TRL, rank 2": 2, "TRL, rank 4": 4, "TRL, rank 8": 8}
-STYLES = dict(
-    zip(
-        MODELS,
-        (("*", "dimgray"), ("v", "#e69f00"), ("o", "#0072b2"), ("s", "#009e73"), ("D", "#cc79a7")),
-    )
-)
+LOOKS = dict(zip(MODELS, (style.BASELINE, *style.LINES)))
 SAMPLES = (50, 100, 200, 500, 1000, 5000)
 DRAWN = (50, 200, 1000, 5000)  # whose weights are shown
 SEEDS = range(5)
@@ -169,10 +165,11 @@ def table(rows: list[dict]) -> str:
     )
 
 
+@plt.rc_context(style.STYLE)
 def plot_rmse(rows: list[dict], path: Path) -> None:
     """RMSE by training samples, a line per model."""
-    figure, axes = plt.subplots(figsize=(8, 5))
-    for model, (marker, color) in STYLES.items():
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 5), layout="constrained")
+    for model, (marker, color, line) in LOOKS.items():
         cells = [measurement(rows, model, samples) for samples in SAMPLES]
         axes.errorbar(
             SAMPLES,
@@ -182,7 +179,7 @@ def plot_rmse(rows: list[dict], path: Path) -> None:
             color=color,
             capsize=3,
             label=model,
-            linestyle="--" if model == "dense" else "-",
+            linestyle=line,
         )
     best = np.sqrt(VARIANCE) * np.linalg.norm(cross()) / 2
     axes.axhline(best, color="black", linestyle=":", linewidth=1, label="W / 2, the best of all")
@@ -191,18 +188,19 @@ def plot_rmse(rows: list[dict], path: Path) -> None:
     axes.set_xticks(SAMPLES, map(str, SAMPLES))
     axes.minorticks_off()
     axes.set_yticks([4, 6, 8, 12, 16], ["4", "6", "8", "12", "16"])
-    axes.set_xlabel("training samples", fontsize=11)
-    axes.set_ylabel("RMSE without noise", fontsize=11)
-    axes.set_title("Synthetic regression, a weight of rank 2 (bars: 95 % intervals)", fontsize=11)
+    axes.set_xlabel("training samples")
+    axes.set_ylabel("RMSE without noise")
+    axes.set_title("Synthetic regression, a weight of rank 2 (bars: 95 % intervals)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3)
     _save(figure, path)
 
 
+@plt.rc_context(style.STYLE)
 def plot_weights(rows: list[dict], path: Path) -> None:
     """The weights that one seed learns: a row per number of samples, a column per model."""
     figure, grid = plt.subplots(
-        len(DRAWN), len(MODELS) + 1, figsize=(8.6, 6.2), layout="constrained"
+        len(DRAWN), len(MODELS) + 1, figsize=(style.WIDTH, 5.8), layout="constrained"
     )
     for line, samples in zip(grid, DRAWN):
         images = [(cross() / 2, "W / 2")]
@@ -215,16 +213,14 @@ def plot_weights(rows: list[dict], path: Path) -> None:
             axes.set_xticks([])
             axes.set_yticks([])
             if samples == DRAWN[0]:
-                axes.set_title(title, fontsize=10)
-        line[0].set_ylabel(f"{samples} samples", fontsize=10)
+                axes.set_title(title)
+        line[0].set_ylabel(f"{samples} samples")
     figure.colorbar(shown, ax=grid, shrink=0.6)
     _save(figure, path)
 
 
 def _save(figure, path: Path) -> None:
-    if figure.get_layout_engine() is None:
-        figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path)
     plt.close(figure)
 
 

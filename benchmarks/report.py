@@ -15,6 +15,8 @@ import tabulate
 from cases import BATCHES, MODES
 from timing import read_csv
 
+from trnet.report import style
+
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
@@ -32,12 +34,8 @@ OTHERS = {
     "TensorLy-Torch": "TensorLy-Torch",
     "TensorLy-Torch, default": "TensorLy-Torch, default",
 }
-LINES = {
-    "TRL 50": "tab:blue",
-    "TRL 200": "tab:purple",
-    "TCL VGG": "tab:orange",
-    "TCL VGG, dense": "tab:brown",
-}
+LOOKS = dict(zip(("TRL 50", "TRL 200", "TCL VGG", "TCL VGG, dense"), style.LINES))
+RANKS = (6, 12, 25, 50, 100, 200, 400, 800)  # of ticks; that of 150 would touch that of 200
 
 
 def main() -> None:
@@ -108,24 +106,24 @@ def spread(row: dict) -> str:
     return f"{ratio:.2g} ({low:.2g} to {high:.2g})"
 
 
+@plt.rc_context(style.STYLE)
 def plot(layers: Sequence[dict], growth: Sequence[dict], path: Path) -> None:
     """Time against batch, and against rank, on log axes."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 9), constrained_layout=True)
+    figure, axes = plt.subplots(2, 2, figsize=(style.WIDTH, 8), layout="constrained")
     trls = [row for row in [*layers, *growth] if is_published_form(row["case"])]
     trls = [row | {"rank": row["case"].split()[1]} for row in trls if row["batch"] == AT]
-    ranks = sorted({int(row["rank"]) for row in trls})
     for (by_batch, by_rank), mode in zip(axes.T, MODES):
-        for name, color in LINES.items():
-            draw(by_batch, select(layers, case=name, mode=mode), "batch", color, name)
+        for name, look in LOOKS.items():
+            draw(by_batch, select(layers, case=name, mode=mode), "batch", look, name)
         replaced = select(layers, case="TRL 50", mode=mode, what="dense")
         by_batch.plot(*points(replaced, "batch"), "k:", label="pooling and dense, ResNet")
         lay_out(by_batch, f"{mode}, by batch", "batch", BATCHES)
-        draw(by_rank, select(trls, mode=mode), "rank", "tab:blue", "TRL (r, 1, 1, r)")
+        draw(by_rank, select(trls, mode=mode), "rank", LOOKS["TRL 50"], "TRL (r, 1, 1, r)")
         dense = points(select(trls, mode=mode, what="dense"), "rank")
         by_rank.plot(*dense, "k:", label="pooling and dense")
-        lay_out(by_rank, f"{mode}, by rank, at batch {AT}", "rank r", ranks)
-    figure.suptitle("Lines: ours. Dashed, in the same colour: its roofline.")
-    figure.savefig(path, dpi=100)
+        lay_out(by_rank, f"{mode}, by rank, at batch {AT}", "rank r", RANKS)
+    figure.suptitle("Filled markers: ours. Hollow, in the same colour: its roofline.")
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -138,7 +136,7 @@ def lay_out(axis, title: str, by: str, ticks: Sequence[int]) -> None:
     ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low / 2 < t < high * 2]
     axis.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def is_published_form(name: str) -> bool:
@@ -147,11 +145,13 @@ def is_published_form(name: str) -> bool:
     return kind == "TRL" and rank.isdigit()
 
 
-def draw(axis, rows: Sequence[dict], by: str, color: str, label: str) -> None:
+def draw(axis, rows: Sequence[dict], by: str, look: style.Look, label: str) -> None:
     """Our time as a line, and its roofline."""
+    marker, color, _ = look
     ours = select(rows, what="ours")
-    axis.plot(*points(ours, by), "o-", color=color, label=label)
-    axis.plot(*points(ours, by, "roofline ms"), "--", color=color, alpha=0.5)
+    axis.plot(*points(ours, by), marker=marker, color=color, label=label)
+    roofline = points(ours, by, "roofline ms")
+    axis.plot(*roofline, "--", marker=marker, color=color, mfc="none", alpha=0.6)
 
 
 def points(rows: Sequence[dict], by: str, of: str = "ms") -> tuple[list[float], list[float]]:

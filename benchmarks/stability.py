@@ -43,12 +43,12 @@ NOT_MEASURED = "Not measured."
 
 UNSCALED = ("dense", "tcl")  # heads whose training did not change
 LABELS = {"before": "plain gradients", "after": "scaled gradients"}
-KINDS = {  # title, colour (Okabe and Ito's, told apart by colour-blind readers) and marker
-    "dense": ("dense", "black", "o"),
-    "tcl": ("TCL", "#E69F00", "s"),
-    "tucker": ("Tucker", "#0072B2", "^"),
-    "cp": ("CP", "#D55E00", "v"),
-    "tensor_train": ("tensor train", "#009E73", "D"),
+KINDS = {  # title, and the kind of head whose look it has
+    "dense": ("dense", "dense"),
+    "tcl": ("TCL", "TCL"),
+    "tucker": ("Tucker", "TRL"),
+    "cp": ("CP", "TRL, CP"),
+    "tensor_train": ("tensor train", "TRL, tensor train"),
 }
 INTRODUCTION = """# Runs that fail, by learning rate
 
@@ -263,29 +263,42 @@ def verdict(network: str, measured: Measured) -> str:
 
 
 def plot(measured: dict[str, Measured], file: Path) -> None:
-    """Share of runs that fail against the rate, of all ranks together; one panel per network."""
+    """Share of runs that fail against the rate, of all ranks together; a column per network."""
+    from trnet.report import style  # not at the top: the trnet of 'before' has none
+
+    plt.rcParams.update(style.STYLE)
     networks = [name for name in NETWORKS if (name, "dense", RATES[0]) in measured["after"]]
-    figure, panels = plt.subplots(1, len(networks), figsize=(9, 3.8), sharey=True, squeeze=False)
-    for panel, network in zip(panels[0], networks):
-        for kind, (title, colour, marker) in KINDS.items():
-            for label in LABELS:
-                shares = [_share(measured[label], network, kind, rate) for rate in RATES]
+    figure, grid = plt.subplots(
+        len(LABELS),
+        len(networks),
+        figsize=(style.WIDTH, 5.5),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for panels, (label, gradients) in zip(grid, LABELS.items()):
+        for panel, network in zip(panels, networks):
+            for kind, (title, alike) in KINDS.items():
+                of = measured["after" if kind in UNSCALED else label]
+                shares = [_share(of, network, kind, rate) for rate in RATES]
                 if None in shares:
                     continue
-                name = title if kind in UNSCALED else f"{title}, {LABELS[label]}"
-                style = {"linestyle": ":", "alpha": 0.7} if label == "before" else {}
-                panel.plot(RATES, shares, color=colour, marker=marker, label=name, **style)
-        panel.set(xscale="log", title=network, xlabel="learning rate", ylim=(-4, 104))
-        panel.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
-        panel.minorticks_off()
-        panel.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("runs that fail, %")
-    handles = max(
-        (panel.get_legend_handles_labels() for panel in panels[0]), key=lambda h: len(h[0])
+                marker, color, line = style.KINDS[alike]
+                # Hollow, because many markers share a place.
+                panel.plot(RATES, shares, line, marker=marker, color=color, mfc="none", label=title)
+            panel.set(xscale="log", ylim=(-6, 106))
+            panel.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+        panels[0].set_ylabel(f"{gradients}\nruns that fail, %")
+    for top, bottom, network in zip(grid[0], grid[-1], networks):
+        top.set_title(network)
+        bottom.set_xlabel("learning rate")
+    figure.legend(
+        *grid[-1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS)
     )
-    figure.legend(*handles, loc="lower center", ncol=4, frameon=False)
-    figure.tight_layout(rect=(0, 0.15, 1, 1))
-    figure.savefig(file, dpi=110)
+    figure.savefig(file)
     plt.close(figure)
 
 

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from legible import check_legible
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmark"
 
 
-MODULES = ("cases", "layers", "report", "timing")
+MODULES = ("cases", "layers", "regression", "report", "stability", "timing")
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +102,24 @@ def test_the_table_is_that_of_the_measurements():
     table = report.table(layers, peers, memory)
     assert (RESULTS / "table.md").read_text(encoding="utf-8") == table
     assert len(report.select(layers, what="ours")) == 80
+
+
+def test_figures_are_legible(figures, tmp_path):
+    import regression
+    import report
+    import stability
+    from matplotlib import pyplot as plt
+
+    layers, growth = (report.read_csv(RESULTS / f"{name}.csv") for name in ("layers", "growth"))
+    report.plot(layers, growth, tmp_path / "growth.png")
+    folder = RESULTS.parent / "regression"
+    regression.plot_rmse(report.read_csv(folder / "regression.csv"), tmp_path / "rmse.png")
+    regression.plot_weights(report.read_csv(folder / "weights.csv"), tmp_path / "weights.png")
+    failed = {
+        label: stability.top1s(report.read_csv(RESULTS.parent / f"stability/{label}.csv"))
+        for label in stability.LABELS
+    }
+    with plt.rc_context():
+        stability.plot(failed, tmp_path / "failures.png")
+    for figure in figures:
+        check_legible(figure)
