@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "small_resnet20": (64, 7, 7),
     "thin_resnet": (2048, 7, 7),
     "thin_alexnet": (256, 6, 6),
+    "thin_unpadded_alexnet": (256, 5, 5),
     "thin_vgg": (512, 7, 7),
     "unpadded_alexnet": (256, 5, 5),
     "cifar_alexnet": (256, 3, 3),

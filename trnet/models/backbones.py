@@ -150,15 +150,20 @@ def thin_resnet() -> HybridBlock:
     return features
 
 
-def thin_alexnet() -> HybridBlock:
-    """A thin trunk to the activation tensor of AlexNet, (B, 256, 6, 6)."""
+def thin_alexnet(first_padding: int = 2) -> HybridBlock:
+    """A thin trunk to the activation tensor of AlexNet, (B, 256, 6, 6).
+
+    Without padding in its first convolution, as the papers' AlexNet: to (B, 256, 5, 5).
+    """
     features = nn.HybridSequential(prefix="")
     # (B, 1, 28, 28) -> (B, 32, 13, 13) -> (B, 96, 6, 6) -> (B, 256, 6, 6)
-    layers = ((32, 5, True), (96, 3, True), (128, 3, False), (256, 3, False))
-    for width, kernel_size, is_pooled in layers:
-        features.add(*_normalised_convolution(width, kernel_size))
-        if is_pooled:
-            features.add(nn.MaxPool2D(pool_size=3, strides=2))
+    # without padding:   (B, 32, 11, 11) -> (B, 96, 5, 5) -> (B, 256, 5, 5)
+    features.add(*_normalised_convolution(32, kernel_size=5, padding=first_padding))
+    features.add(nn.MaxPool2D(pool_size=3, strides=2))
+    features.add(*_normalised_convolution(96, kernel_size=3))
+    features.add(nn.MaxPool2D(pool_size=3, strides=2))
+    features.add(*_normalised_convolution(128, kernel_size=3))
+    features.add(*_normalised_convolution(256, kernel_size=3))
     return features
 
 
@@ -174,9 +179,12 @@ def thin_vgg() -> HybridBlock:
     return features
 
 
-def _normalised_convolution(width: int, kernel_size: int) -> tuple[HybridBlock, ...]:
-    """A convolution that keeps the image's size, batch normalisation, and the rectifier."""
-    convolution = nn.Conv2D(width, kernel_size, padding=kernel_size // 2, use_bias=False)
+def _normalised_convolution(
+    width: int, kernel_size: int, padding: int | None = None
+) -> tuple[HybridBlock, ...]:
+    """A convolution, batch normalisation, and the rectifier; by default images keep their size."""
+    padding = kernel_size // 2 if padding is None else padding
+    convolution = nn.Conv2D(width, kernel_size, padding=padding, use_bias=False)
     return convolution, nn.BatchNorm(), nn.Activation("relu")
 
 
@@ -200,6 +208,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "small_resnet20": partial(_pooled, partial(small_resnet, 3)),
     "thin_resnet": partial(_pooled, thin_resnet),
     "thin_alexnet": partial(_flattened, thin_alexnet, 4096),
+    "thin_unpadded_alexnet": partial(_flattened, partial(thin_alexnet, first_padding=0), 4096),
     "thin_vgg": partial(_flattened, thin_vgg, 4096),
     "unpadded_alexnet": partial(_flattened, unpadded_alexnet, 4096),
     "cifar_alexnet": partial(_flattened, cifar_alexnet, 4096),

@@ -58,7 +58,7 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
         columns["Head"] = [row.head for row in rows]
         columns["Weights in the head"] = [f"{row.weights:,}".replace(",", " ") for row in rows]
     elif not has_published:
-        columns["Rank"] = [row.rank.strip("()").replace(" ", "") for row in rows]
+        columns["Rank"] = [_bare(row.rank) for row in rows]
     if has_published:
         columns[f"Savings{gap}{publ}"] = [_printed(p.space_savings) for p in published]
     columns[f"Savings{gap}{comp}"] = [f"{row.space_savings:.2f}" for row in rows]
@@ -107,6 +107,11 @@ def _csv(rows: Sequence[Row]) -> str:
             cells += [_rounded(getattr(of, part, None)) for part in parts]
         writer.writerow(cells)
     return stream.getvalue()
+
+
+def _bare(rank: str) -> str:
+    """A rank as short as it can be: without spaces, and without brackets if there is one rank."""
+    return (rank if "), (" in rank else rank.strip("()")).replace(" ", "")
 
 
 def _rounded(value: float | None) -> float | None:
