@@ -8,6 +8,7 @@ from toy_suite import make_result, make_results, make_suite
 
 from trnet import experiment, inference
 from trnet.errors import UserError
+from trnet.report.table import table
 from trnet.result import write_result, write_results
 from trnet.suite import Suite
 
@@ -117,6 +118,31 @@ def test_beside_is_the_suite_that_is_named(suite):
     assert suite.beside == []
     (suite.results / "published.yaml").write_text("beside: {toy: toy}")
     assert [row.name for row in replace(suite).beside] == ["base", "tiny", "small"]
+
+
+def test_a_twin_is_the_experiment_of_another_suite(suite, tmp_path):
+    other = tmp_path / "configs/other"
+    other.mkdir()
+    (other / "twin.yaml").write_text(
+        (suite.folder / "base.yaml").read_text().replace("base", "twin")
+    )
+    suite.results.mkdir()
+    published = suite.results / "published.yaml"
+    published.write_text("twins: {toy: {base: other/twin}}")
+    twins = [row.twin and row.twin.name for row in suite.rows]
+    assert twins == ["twin", None, None] and suite.rows[0].twin.dataset == "mnist"
+    assert "Top-1 on mnist" in table(suite.rows, "md")
+
+    published.write_text("twins: {toy: {base: other/wrong}}")
+    with pytest.raises(
+        UserError, match=r"twins.toy.base: expected one of other/twin, got 'other/w"
+    ):
+        replace(suite).rows  # noqa: B018
+    published.write_text("twins: {toy: {base: other/twin}, other: {twin: toy/base}}")
+    with pytest.raises(
+        UserError, match=r"expected an experiment of a suite without twins of its o"
+    ):
+        replace(suite).rows  # noqa: B018
 
 
 def test_patterns_are_of_the_configs_own_runs(suite):

@@ -7,7 +7,7 @@ and to look into trained networks.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from trnet.config import Config, load_suite
+from trnet.errors import UserError
 from trnet.files import read_json, write_aside
 from trnet.report import summary
 from trnet.report.published import Publications, read_published
@@ -120,7 +121,23 @@ class Suite:
     def rows(self) -> list[Row]:
         """A row per experiment: published, computed, and measured if there are runs."""
         published = self.publications.of(self.name)
-        return summary.summarise([*self.configs.values()], self.weights, self.measured, published)
+        rows = summary.summarise([*self.configs.values()], self.weights, self.measured, published)
+        return [replace(row, twin=self._twins.get(row.name)) for row in rows]
+
+    @cached_property
+    def _twins(self) -> dict[str, Row]:
+        """By an experiment's name, the row of the one with the same head on other images."""
+        named = self.publications.twins.get(self.name, {})
+        others = {name.rpartition("/")[0] for name in named.values()}
+        rows = {f"{suite}/{row.name}": row for suite in others for row in self._other(suite).rows}
+        for name, twin in named.items():
+            if twin not in rows:
+                path = self.results / "published.yaml"
+                raise UserError(
+                    f"{path}: twins.{self.name}.{name}: expected one of {', '.join(sorted(rows))}, "
+                    f"got {twin!r}"
+                )
+        return {name: rows[twin] for name, twin in named.items()}
 
     @cached_property
     def beside(self) -> list[Row]:
@@ -128,8 +145,11 @@ class Suite:
         other = self.publications.beside.get(self.name)
         if other is None:
             return []
+        return self._other(other).rows
+
+    def _other(self, name: str) -> Suite:
         root = self.folder.resolve().parents[self.name.count("/")]
-        return Suite.load(root / other, self.runs, self.results).rows
+        return Suite.load(root / name, self.runs, self.results)
 
     def spatial_patterns(self, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The leading ``count`` patterns of pixels in each head, from the experiment's first seed.

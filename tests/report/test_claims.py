@@ -1,12 +1,16 @@
 """Verdicts on published claims: by hand, at the edges of a range, and of the claims we test."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from trnet.errors import UserError
-from trnet.report.claims import BETTER, WORSE, Finding, details, judge, overview
+from trnet.report.claims import BETTER, WORSE, Finding, details, judge, overview, p_value
 from trnet.report.published import Claim, Comparison, read_published
 from trnet.report.summary import Measurement
 from trnet.report.write import findings as found_claims
@@ -43,20 +47,61 @@ def test_the_interval_by_hand():
         (None, 0, INFINITE, "not measured"),
     ],
 )
-def test_verdict(measured, low, high, expected):
-    assert judge(measured, low, high) == expected
+def test_verdict_of_a_single_finding(measured, low, high, expected):
+    (finding,) = judge([found(measured, low, high)])
+    assert finding.verdict == expected
+
+
+TEST = Comparison(experiment="toy/small", against="base")
+
+
+def found(measured: Measurement | None, low: float = 0, high: float = INFINITE) -> Finding:
+    claim = Claim(claim="a", published="b", source="c", low=low, high=high, tested_by=(TEST,))
+    return Finding(claim, TEST, 70.0, measured)
+
+
+def test_p_values_are_those_of_scipy():
+    changes = np.random.default_rng(0).normal(0.4, 0.5, size=5)
+    measured = Measurement(changes.mean(), changes.std(ddof=1), 5)
+    expected = stats.ttest_1samp(changes, -0.25).pvalue
+    assert p_value(measured, found(measured, low=-0.25).claim) == pytest.approx(expected)
+    assert judge([found(measured, low=-0.25)])[0].p_value == pytest.approx(expected)
+
+
+def test_holm_by_hand():
+    """Of p-values p1 < p2 < p3, corrected ones are 3·p1, 2·p2 and p3, and never below another's."""
+    halves = [0.30, 0.10, 0.31, 0.9]
+    alone = [p_value(change(0.5, half), found(None).claim) for half in halves]
+    corrected = [finding.p_value for finding in judge([found(change(0.5, h)) for h in halves])]
+    assert corrected[1] == pytest.approx(4 * alone[1])
+    assert corrected[0] == pytest.approx(3 * alone[0])
+    assert corrected[2] == corrected[0] > 2 * alone[2]
+    assert corrected[3] == alone[3]
+
+
+def test_many_claims_need_more_evidence_than_one():
+    lonely = judge([found(change(0.5, 0.45))])
+    crowd = judge([found(change(0.5, 0.45)) for _ in range(20)])
+    assert lonely[0].verdict == "supported" and {f.verdict for f in crowd} == {"undecided"}
+
+
+def test_what_is_not_measured_corrects_nothing():
+    missing, measured = judge([found(None), found(change(0.5, 0.3))])
+    assert missing.verdict == "not measured"
+    assert measured.p_value == judge([found(change(0.5, 0.3))])[0].p_value
 
 
 def findings() -> list[Finding]:
-    test = Comparison(experiment="toy/small", against="base")
-    common = {"source": "a talk", "tested_by": (test,)}
+    common = {"source": "a talk", "tested_by": (TEST,)}
     gain = Claim(claim="gains", published="+1", low=0, **common)
     loss = Claim(claim="costs", published="-1", low=-2, high=-0.5, **common)
-    return [
-        Finding(gain, test, 70.0, change(1.0, 0.2)),
-        Finding(gain, test, 70.0, change(-1.0, 0.2)),
-        Finding(loss, test, 70.0, change(-1.0, 0.2)),
-    ]
+    return judge(
+        [
+            Finding(gain, TEST, 70.0, change(1.0, 0.2)),
+            Finding(gain, TEST, 70.0, change(-1.0, 0.2)),
+            Finding(loss, TEST, 70.0, change(-1.0, 0.1)),
+        ]
+    )
 
 
 def test_what_is_not_as_published_comes_first():

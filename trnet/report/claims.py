@@ -1,17 +1,20 @@
 """Published claims, and the verdicts of our measurements on them.
 
-A claim is a range for the change of Top-1 against a baseline. It is supported if the whole 95 %
-interval of the change that we measure is in that range, not supported if the whole interval is
-worse or better, and undecided otherwise.
+A claim is a range for the change of Top-1 against a baseline: 'no loss' is a change above a margin
+that was stated before the runs. A claim is supported if the whole interval of the change that we
+measure is in that range, not supported if the whole interval is worse or better, and undecided
+otherwise. Intervals are as wide as Holm's correction (Scandinavian Journal of Statistics 6, 1979)
+asks for, so that the probability of any wrong verdict among all is at most 5 %.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tabulate
+from scipy.special import stdtr
 
 from trnet.report.published import Claim, Comparison
 from trnet.report.summary import Measurement
@@ -19,6 +22,7 @@ from trnet.report.table import NOT_MEASURED, measured
 
 WORSE, BETTER = "not supported, worse", "not supported, better"
 VERDICTS = (WORSE, BETTER, "undecided", "supported", NOT_MEASURED)
+LEVEL = 0.05  # the probability of any wrong verdict, of all that are judged together
 
 
 @dataclass(frozen=True)
@@ -34,31 +38,50 @@ class Finding:
         In percent, against the other head of the comparison.
     change : Measurement or None
         Of Top-1, in points.
+    p_value : float
+        Corrected for the number of findings that were judged together. 1 − p is the confidence of
+        the widest interval of the change that no bound of the claim cuts.
     """
 
     claim: Claim
     comparison: Comparison
     space_savings: float
     change: Measurement | None
+    p_value: float = 1.0
 
     @property
     def verdict(self) -> str:
         """One of :data:`VERDICTS`."""
-        return judge(self.change, self.claim.low, self.claim.high)
+        if self.change is None:
+            return NOT_MEASURED
+        if self.p_value >= LEVEL:
+            return "undecided"
+        if self.change.mean <= self.claim.low:
+            return WORSE
+        return "supported" if self.change.mean < self.claim.high else BETTER
 
 
-def judge(change: Measurement | None, low: float, high: float) -> str:
-    """The verdict of a measured change of Top-1 on the claim that it is in (``low``, ``high``)."""
-    if change is None:
-        return NOT_MEASURED
-    if change.interval is None:
-        return "undecided"
-    bottom, top = change.mean - change.interval, change.mean + change.interval
-    if low < bottom and top < high:
-        return "supported"
-    if top <= low:
-        return WORSE
-    return BETTER if bottom >= high else "undecided"
+def judge(findings: Sequence[Finding]) -> list[Finding]:
+    """Give findings that are judged together their p-values, with Holm's correction."""
+    alone = {i: p_value(f.change, f.claim) for i, f in enumerate(findings) if f.change is not None}
+    corrected, largest = {}, 0.0
+    for done, i in enumerate(sorted(alone, key=alone.__getitem__)):
+        corrected[i] = largest = max(largest, min(1.0, (len(alone) - done) * alone[i]))
+    return [replace(f, p_value=corrected.get(i, 1.0)) for i, f in enumerate(findings)]
+
+
+def p_value(change: Measurement, claim: Claim) -> float:
+    """The probability of a change so far from the nearest bound of a claim, if it is on that bound.
+
+    By Student's t, on both sides; 1 for a single seed.
+    """
+    if change.deviation is None:
+        return 1.0
+    if change.deviation == 0:
+        return 0.0
+    distance = min(abs(change.mean - bound) for bound in (claim.low, claim.high))
+    t = distance / change.deviation * math.sqrt(change.seeds)
+    return 2 * float(stdtr(change.seeds - 1, -t))
 
 
 def details(findings: Sequence[Finding]) -> str:
@@ -69,6 +92,7 @@ def details(findings: Sequence[Finding]) -> str:
             "Claim": [f.claim.claim for f in order],
             "Verdict": [f.verdict for f in order],
             "Change of Top-1, points": [measured(f.change, signed=True) for f in order],
+            "p": ["" if f.change is None else f"{f.p_value:.3f}" for f in order],
             "Claimed": [_range(f.claim) for f in order],
             "Experiment": [f.comparison.experiment for f in order],
             "Against": [f.comparison.against for f in order],

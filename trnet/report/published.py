@@ -91,6 +91,9 @@ class Publications(BaseModel):
         References by the names that numbers and claims use for them.
     beside : dict of str to str
         By a suite's name, the suite whose published curves its plot shows as well.
+    twins : dict of str to dict of str to str
+        By a suite's name and an experiment's, ``<suite>/<name>`` of the experiment with the same
+        head on other images, which stands beside it in tables.
     claims : tuple of Claim
     """
 
@@ -99,6 +102,7 @@ class Publications(BaseModel):
 
     sources: dict[str, str] = {}
     beside: dict[str, str] = {}
+    twins: dict[str, dict[str, str]] = {}
     claims: tuple[Claim, ...] = ()
 
     def of(self, suite: str) -> dict[str, Published]:
@@ -114,6 +118,17 @@ class Publications(BaseModel):
 
     def _cited(self, entry: _Entry) -> _Entry:
         return entry.model_copy(update={"source": entry.source and self.sources[entry.source]})
+
+    @model_validator(mode="after")
+    def _twins_have_none(self) -> Publications:
+        for suite, twins in self.twins.items():
+            for name, twin in twins.items():
+                if twin.rpartition("/")[0] in self.twins:
+                    raise ValueError(
+                        f"twins.{suite}.{name}: expected an experiment of a suite without twins of "
+                        f"its own, got {twin!r}"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _sources_are_there(self) -> Publications:

@@ -65,6 +65,9 @@ class Row:
         In percent and points; the change is over the seeds that the baseline has as well.
     curve : tuple of float or None
         Top-1 after every epoch in percent, the mean over the seeds.
+    dataset : str
+    twin : Row or None
+        An experiment with the same head on other images.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Row:
     top5: Measurement | None
     top1_change: Measurement | None
     curve: tuple[float, ...] | None = None
+    dataset: str = ""
+    twin: Row | None = None
 
     @property
     def head(self) -> str:
@@ -162,6 +167,7 @@ def _row(config, weights, runs, published, configs) -> Row:
         top5=_measurement([run["top5"] for run in of]),
         top1_change=change(runs, config, baseline) if config.baseline else None,
         curve=tuple(100 * mean(epoch) for epoch in zip(*curves)) or None,
+        dataset=config.dataset.name,
     )
 
 

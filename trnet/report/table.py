@@ -25,7 +25,8 @@ def table(rows: Sequence[Row], form: str = "terminal") -> str:
     ----------
     rows : sequence of Row
     form : {"terminal", "md", "csv", "latex"}
-        CSV has plain numbers, with mean, deviation and interval in columns of their own.
+        CSV has plain numbers, with mean, deviation and interval in columns of their own. A
+        terminal has no room for what was measured on other images.
     """
     if form == "csv":
         return _csv(rows)
@@ -64,6 +65,14 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
     columns[f"Savings{gap}{comp}"] = [f"{row.space_savings:.2f}" for row in rows]
     if has_published:
         columns[f"Top-1{gap}{publ}"] = [_published_top1(row) for row in rows]
+    twins = [row.twin for row in rows]
+    if any(twins) and not terminal:
+        data = " or ".join(dict.fromkeys(twin.dataset for twin in twins if twin))
+        columns[f"Top-1 on {data}"] = [measured(twin.top1) if twin else "" for twin in twins]
+        columns[f"Change on {data}"] = [
+            measured(twin.top1_change, signed=True) if twin and twin.baseline else ""
+            for twin in twins
+        ]
     columns[f"Top-1{gap}measured"] = [measured(row.top1) for row in rows]
     if not has_published:
         columns[f"against{gap}baseline" if terminal else "Top-1, against baseline"] = [

@@ -58,7 +58,7 @@ def write_rank_accuracy(suite: Suite, path: Path) -> None:
 
 
 def findings(root: Path, runs: Path, results: Path) -> list[Finding]:
-    """Compare the claims in ``published.yaml`` with what was measured.
+    """Compare the claims in ``published.yaml`` with what was measured; judge them together.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def findings(root: Path, runs: Path, results: Path) -> list[Finding]:
             change = summary.change(suite.measured, suite.configs[name], suite.configs[against])
             settled = comparison.model_copy(update={"against": against})
             found.append(Finding(claim, settled, savings, change))
-    return found
+    return claims.judge(found)
 
 
 def write_claims(root: Path, runs: Path, results: Path) -> None:
