@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Write each suite's report, and the claims."""
-    from trnet.report.write import write_claims, write_report
+    from trnet.report.write import write_claims, write_report, write_savings
     from trnet.suite import Suite
 
     for folder in options.suites:
@@ -43,4 +43,5 @@ def run(options: Namespace) -> None:
         write_report(suite)
         print(f"Written to {suite.output}/")
     write_claims(options.configs, options.runs, options.results)
-    print(f"Written to {options.results / 'claims.md'}")
+    write_savings(options.configs, options.runs, options.results)
+    print(f"Written to {options.results / 'claims.md'} and {options.results / 'savings.png'}")

@@ -128,6 +128,54 @@ def plot_savings(rows: Sequence[Row], chosen: str, title: str, path: Path) -> No
 
 
 @plt.rc_context(STYLE)
+def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw what heads save and what that costs, as published and as measured on other images.
+
+    One panel of TRLs and one of TCLs. Filled markers, with the 95 % intervals of the change against
+    their baseline, are measured; hollow ones are published. A line joins the heads of one network.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Heads that save weights, or cost next to none, with their twins.
+    title, path
+        As in :func:`plot_rank_accuracy`.
+    """
+    kinds = ("TRL", "TCL")
+    panels = [[row for row in rows if row.kind.startswith(kind)] for kind in kinds]
+    figure, grid = _stack(path, [2.6] * len(panels), title)
+    for axes, panel, kind in zip(grid, panels, kinds):
+        axes.axhline(0, color="black", linewidth=1)
+        networks = dict.fromkeys(row.twin.baseline for row in panel)
+        for network, (marker, color, line) in zip(networks, LINES):
+            style = {"marker": marker, "color": color, "linestyle": line, "linewidth": 1}
+            heads = sorted(
+                (row for row in panel if row.twin.baseline == network),
+                key=lambda row: row.space_savings,
+            )
+            published = [row for row in heads if row.published_change is not None]
+            places = [row.space_savings for row in published]
+            changes = [row.published_change for row in published]
+            axes.plot(places, changes, mfc="white", label=f"{network}, published", **style)
+            measured = [row for row in heads if row.twin.top1_change]
+            axes.errorbar(
+                [row.space_savings for row in measured],
+                [row.twin.top1_change.mean for row in measured],
+                yerr=[row.twin.top1_change.interval or 0 for row in measured],
+                capsize=3,
+                elinewidth=1.5,
+                label=f"{network}, measured",
+                **style,
+            )
+        axes.set_title(kind)
+        axes.set_ylabel("change of Top-1 (points)")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    grid[-1].set_xlabel("weights of the head saved (%)")
+    _save(figure, path)
+
+
+@plt.rc_context(STYLE)
 def plot_learning_curves(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw Top-1 after every epoch, the mean over the seeds.
 

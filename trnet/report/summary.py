@@ -65,6 +65,8 @@ class Row:
         In percent and points; the change is over the seeds that the baseline has as well.
     curve : tuple of float or None
         Top-1 after every epoch in percent, the mean over the seeds.
+    published_change : float or None
+        Of Top-1 in points, as it is published or between two published Top-1.
     dataset : str
     twin : Row or None
         An experiment with the same head on other images.
@@ -82,6 +84,7 @@ class Row:
     top5: Measurement | None
     top1_change: Measurement | None
     curve: tuple[float, ...] | None = None
+    published_change: float | None = None
     dataset: str = ""
     twin: Row | None = None
 
@@ -167,8 +170,17 @@ def _row(config, weights, runs, published, configs) -> Row:
         top5=_measurement([run["top5"] for run in of]),
         top1_change=change(runs, config, baseline) if config.baseline else None,
         curve=tuple(100 * mean(epoch) for epoch in zip(*curves)) or None,
+        published_change=_published_change(*(published.get(c.name) for c in (config, baseline))),
         dataset=config.dataset.name,
     )
+
+
+def _published_change(of: Published | None, baseline: Published | None) -> float | None:
+    if of is None or of is baseline:
+        return None
+    if of.top1 is None or baseline is None or baseline.top1 is None:
+        return of.top1_change
+    return of.top1 - baseline.top1
 
 
 def head_text(config: Config) -> str:

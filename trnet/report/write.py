@@ -116,6 +116,23 @@ def write_claims(root: Path, runs: Path, results: Path) -> None:
     write_aside(results / "claims.md", "\n\n".join(parts) + "\n")
 
 
+def write_savings(root: Path, runs: Path, results: Path) -> None:
+    """Plot savings against the change of Top-1, published and measured, into ``savings.png``.
+
+    The parameters are those of :func:`findings`. Drawn are the experiments with twins, but for
+    heads that are larger than their baseline by more than a hundredth.
+    """
+    from trnet.report.plot import plot_twins
+
+    names = read_published(results / "published.yaml").twins
+    rows = [row for name in names for row in Suite.load(root / name, runs, results).rows]
+    rows = [row for row in rows if row.twin and row.baseline and row.space_savings > -1]
+    if rows:
+        data = " or ".join(dict.fromkeys(row.twin.dataset for row in rows))
+        title = f"Weights saved and Top-1: published for ImageNet, and measured on {data}"
+        plot_twins(rows, title, results / "savings.png")
+
+
 def _origin(measured: Sequence[Result]) -> str:
     """Where the measurements come from: command, data, processor and versions."""
     if not measured:
