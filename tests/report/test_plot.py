@@ -177,3 +177,31 @@ def test_a_flat_pattern_is_pale_and_says_so(figures, tmp_path):
     assert [text.get_text() for text in flat.texts] == ["pooled", "all places\nalike"]
     darkest = [axes.images[0].to_rgba(axes.images[0].get_array()).min() for axes in (one, flat)]
     assert darkest[0] < 0.4 and darkest[1] > 0.8
+
+
+def test_twins_are_drawn_where_they_save_and_lose(rows, figures, tmp_path):
+    """Published and measured heads of two networks, and a TCL that was not measured."""
+    base, head = replace(rows[0], space_savings=70.0), rows[2]
+    change = Measurement(-0.5, 0.2, 5)
+    small = replace(
+        head, baseline="resnet101", kind="TRL", space_savings=92.0, published_change=-3.5
+    )
+    pairs = [
+        replace(small, twin=replace(small, baseline="resnet", top1_change=change)),
+        replace(
+            small, space_savings=68.0, twin=replace(small, baseline="resnet", top1_change=None)
+        ),
+        replace(small, kind="TCL", twin=replace(base, baseline="vgg", top1_change=None)),
+    ]
+    plot.plot_twins(pairs, "a title", tmp_path / "plot.png")
+    (figure,) = figures
+    check_legible(figure)
+    trls, tcls = figure.axes
+    drawn = dict(zip(*reversed(trls.get_legend_handles_labels())))
+    assert drawn["resnet, published"].get_xydata().tolist() == [[68, -3.5], [92, -3.5]]
+    line, _, (bars,) = drawn["resnet, measured"]
+    assert line.get_xydata().tolist() == [[92, -0.5]]
+    assert bars.get_segments()[0][:, 1] == pytest.approx(
+        [-0.5 - change.interval, -0.5 + change.interval]
+    )
+    assert tcls.get_legend_handles_labels()[1] == ["vgg, published"]

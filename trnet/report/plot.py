@@ -132,7 +132,8 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw what heads save and what that costs, as published and as measured on other images.
 
     One panel of TRLs and one of TCLs. Filled markers, with the 95 % intervals of the change against
-    their baseline, are measured; hollow ones are published. A line joins the heads of one network.
+    their baseline, are measured; hollow ones are published. A line joins TRLs, which differ by
+    their rank alone.
 
     Parameters
     ----------
@@ -141,32 +142,29 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
     title, path
         As in :func:`plot_rank_accuracy`.
     """
-    kinds = ("TRL", "TCL")
+    kinds = {"TRL": "-", "TCL": ""}
     panels = [[row for row in rows if row.kind.startswith(kind)] for kind in kinds]
     figure, grid = _stack(path, [2.6] * len(panels), title)
-    for axes, panel, kind in zip(grid, panels, kinds):
+    for axes, panel, (kind, line) in zip(grid, panels, kinds.items()):
         axes.axhline(0, color="black", linewidth=1)
         networks = dict.fromkeys(row.twin.baseline for row in panel)
-        for network, (marker, color, line) in zip(networks, LINES):
+        for network, (marker, color, _) in zip(networks, LINES):
             style = {"marker": marker, "color": color, "linestyle": line, "linewidth": 1}
-            heads = sorted(
-                (row for row in panel if row.twin.baseline == network),
-                key=lambda row: row.space_savings,
+            heads = [row for row in panel if row.twin.baseline == network]
+            published = sorted(
+                (row.space_savings, row.published_change)
+                for row in heads
+                if row.published_change is not None
             )
-            published = [row for row in heads if row.published_change is not None]
-            places = [row.space_savings for row in published]
-            changes = [row.published_change for row in published]
-            axes.plot(places, changes, mfc="white", label=f"{network}, published", **style)
-            measured = [row for row in heads if row.twin.top1_change]
-            axes.errorbar(
-                [row.space_savings for row in measured],
-                [row.twin.top1_change.mean for row in measured],
-                yerr=[row.twin.top1_change.interval or 0 for row in measured],
-                capsize=3,
-                elinewidth=1.5,
-                label=f"{network}, measured",
-                **style,
+            axes.plot(*zip(*published), mfc="white", label=f"{network}, published", **style)
+            measured = sorted(
+                (row.space_savings, row.twin.top1_change.mean, row.twin.top1_change.interval or 0)
+                for row in heads
+                if row.twin.top1_change
             )
+            if measured:
+                label = f"{network}, measured"
+                axes.errorbar(*zip(*measured), label=label, capsize=3, elinewidth=1.5, **style)
         axes.set_title(kind)
         axes.set_ylabel("change of Top-1 (points)")
         axes.grid(alpha=0.3)
