@@ -92,6 +92,20 @@ def test_summary_by_hand(configs, runs):
     assert (small.kind, small.rank, tiny.kind) == ("TRL", "(3, 2, 2, 4)", "TCL")
 
 
+def test_published_changes_are_against_the_published_baseline(configs, runs, published):
+    base, tiny, small = summarise(configs, WEIGHTS, runs, published)
+    assert base.published_change is None
+    assert small.published_change == pytest.approx(-1.1) and tiny.published_change == -0.6
+
+
+def test_a_collapsed_seed_is_named_and_counts(configs, runs):
+    runs = [*runs, result(configs[1], 4, 0.1)]
+    rows = summarise(configs, WEIGHTS, runs, {})
+    assert [row.collapsed for row in rows] == [(), (), ((4, pytest.approx(10.0)),)]
+    assert rows[2].top1.mean == pytest.approx(68.5)
+    assert "small: seed 4 collapsed, to a Top-1 of 10.0;" in table(rows, "md")
+
+
 def test_runs_of_another_config_do_not_count(configs, runs):
     stale = [{**run, "config_hash": "0"} for run in runs]
     assert all(row.top1 is None for row in summarise(configs, WEIGHTS, stale, {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from scipy.special import stdtrit
 
@@ -67,6 +67,8 @@ class Row:
         Top-1 after every epoch in percent, the mean over the seeds.
     published_change : float or None
         Of Top-1 in points, as it is published or between two published Top-1.
+    collapsed : tuple of (int, float)
+        Seeds whose Top-1, in percent, is below half of the median over the seeds.
     dataset : str
     twin : Row or None
         An experiment with the same head on other images.
@@ -85,6 +87,7 @@ class Row:
     top1_change: Measurement | None
     curve: tuple[float, ...] | None = None
     published_change: float | None = None
+    collapsed: tuple[tuple[int, float], ...] = ()
     dataset: str = ""
     twin: Row | None = None
 
@@ -155,6 +158,7 @@ def change(runs: Sequence[dict], config: Config, against: Config) -> Measurement
 
 def _row(config, weights, runs, published, configs) -> Row:
     of = _by_seed(runs, config).values()
+    middle = median(run["top1"] for run in of) if of else 0
     baseline = next(c for c in configs if c.name == (config.baseline or config.name))
     curves = [run["curve"]["top1"] for run in of if "curve" in run]
     return Row(
@@ -171,6 +175,7 @@ def _row(config, weights, runs, published, configs) -> Row:
         top1_change=change(runs, config, baseline) if config.baseline else None,
         curve=tuple(100 * mean(epoch) for epoch in zip(*curves)) or None,
         published_change=_published_change(*(published.get(c.name) for c in (config, baseline))),
+        collapsed=tuple((r["seed"], 100 * r["top1"]) for r in of if r["top1"] < middle / 2),
         dataset=config.dataset.name,
     )
 

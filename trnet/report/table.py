@@ -93,6 +93,11 @@ def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
         notes.append(f"Measured: mean ± half of its 95 % interval (Student's t) over {seeds}.")
     if has_published and any(row.published.top1_change is not None for row in rows):
         notes.append("In brackets: the change of Top-1 in points, where no more is published.")
+    notes += [
+        f"{row.name}: seed {seed} collapsed, to a Top-1 of {top1:.1f}; it counts in the mean."
+        for row in rows
+        for seed, top1 in row.collapsed
+    ]
     notes += [f"{row.name}: {row.published.note}." for row in rows if row.published.note]
     sources = dict.fromkeys(row.published.source for row in rows if row.published.source)
     return notes + [f"Published: {source}." for source in sources]
