@@ -18,18 +18,26 @@ def result(tmp_path) -> Result:
     return make_result(make_suite(tmp_path).configs["small"], 0, 0.5)
 
 
-def test_a_result_reads_back(result, tmp_path):
-    assert read_result(tmp_path) is None and read_results(tmp_path / "runs.json") == []
-    write_result(tmp_path, result)
-    write_results(tmp_path / "runs.json", [result, result])
-    assert read_result(tmp_path) == result
-    assert read_results(tmp_path / "runs.json") == [result, result]
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The run folder of that result."""
+    path = tmp_path / "runs/toy/small/seed0"
+    path.mkdir(parents=True)
+    return path
+
+
+def test_a_result_reads_back(result, folder):
+    assert read_result(folder) is None and read_results(folder / "runs.json") == []
+    write_result(folder, result)
+    write_results(folder / "runs.json", [result, result])
+    assert read_result(folder) == result
+    assert read_results(folder / "runs.json") == [result, result]
 
 
 @pytest.mark.parametrize("path", NOTED, ids=lambda path: path.parent.name)
-def test_what_is_noted_is_of_the_first_version_and_keeps_its_bytes(path, tmp_path):
+def test_what_is_noted_is_sealed_and_keeps_its_bytes(path, tmp_path):
     runs = read_results(path)
-    assert runs and all(run.get("version", 1) == 1 for run in runs)  # 1 if it is absent
+    assert runs and all("checksum" in run for run in json.loads(path.read_text()))
     write_results(tmp_path / "runs.json", runs)
     assert (tmp_path / "runs.json").read_bytes() == path.read_bytes()
 
@@ -41,22 +49,60 @@ def test_every_key_is_described():
 
 
 @pytest.mark.parametrize("key", sorted({*Result.__annotations__} - {"version", "fit"}))
-def test_a_missing_key_is_named(key, result, tmp_path):
+def test_a_missing_key_is_named(key, result, folder):
     del result[key]
-    write_result(tmp_path, result)
+    write_result(folder, result)
     with pytest.raises(UserError, match=rf"^[^\n]*/result\.json: {key}: is missing[^\n]*$"):
-        read_result(tmp_path)
+        read_result(folder)
 
 
-def test_another_version_is_named_and_not_called_damaged(result, tmp_path):
-    newer = {"version": 2, "accuracy": 0.5}
-    (tmp_path / "result.json").write_text(json.dumps(newer))
-    said = r"result\.json: expected a result of version 1, got version 2; [^\n]*release of trnet$"
-    with pytest.raises(UserError, match=said):
-        read_result(tmp_path)
-    (tmp_path / "runs.json").write_text(json.dumps([result, newer]))
-    with pytest.raises(UserError, match=r"runs\.json: 1: expected a result of version 1[^\n]*$"):
-        read_results(tmp_path / "runs.json")
+@pytest.mark.parametrize("version", [3, "2", None])
+def test_another_version_is_named_and_not_called_damaged(version, result, folder):
+    newer = {"version": version, "accuracy": 0.5}
+    (folder / "result.json").write_text(json.dumps(newer))
+    said = rf"expected a result of version 2, got version {version}; [^\n]*release of trnet$"
+    with pytest.raises(UserError, match=rf"result\.json: {said}"):
+        read_result(folder)
+    write_results(folder / "runs.json", [result])
+    noted = json.loads((folder / "runs.json").read_text())
+    (folder / "runs.json").write_text(json.dumps([*noted, newer]))
+    with pytest.raises(UserError, match=rf"runs\.json: 1: {said}"):
+        read_results(folder / "runs.json")
+
+
+def test_results_of_the_first_version_are_read(result, folder):
+    """They had no checksum, and the earliest no version."""
+    earlier = {key: value for key, value in result.items() if key != "version"}
+    (folder / "result.json").write_text(json.dumps(earlier))
+    (folder / "runs.json").write_text(json.dumps([earlier, {**earlier, "version": 1}]))
+    assert read_result(folder) == result and read_results(folder / "runs.json") == [result, result]
+
+
+def test_the_result_of_another_run_is_refused(result, folder):
+    for changed in ({"seed": 1}, {"name": "tiny"}, {"suite": "other"}):
+        write_result(folder, {**result, **changed})
+        with pytest.raises(
+            UserError, match=r"result\.json: expected the result of this run folder"
+        ):
+            read_result(folder)
+
+
+def test_no_changed_bit_is_used(result, folder):
+    """Each bit of a result, of which spaces alone may change."""
+    write_result(folder, result)
+    path = folder / "result.json"
+    whole = path.read_bytes()
+    for place in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            same = json.loads(flipped) == json.loads(whole)
+        except ValueError:
+            same = False
+        if not same:
+            with pytest.raises(UserError, match=r"^[^\n]*/result\.json: [^\n]*$"):
+                read_result(folder)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +130,14 @@ def test_a_damaged_file_is_named(content, said, tmp_path):
         ("top1", "0.9", "top1: .*'0.9'"),
         ("dataset", {"name": "mnist", "train": 3}, "dataset.validation: is missing"),
         ("curve", {"train_loss": [], "top1": [None]}, "curve.top1.0: .*None"),
-        ("version", "1", "expected a result of version 1, got version 1"),
+        ("top1", 7.0, "top1: .*less than or equal to 1, got 7.0"),
+        ("top5", float("nan"), "top5: .*got nan"),
+        ("loss", float("inf"), "loss: .*got inf"),
+        ("space_savings", 1209.0, "space_savings: .*1209"),
+        ("baseline_head_weights", -3, "baseline_head_weights: .*-3"),
     ],
 )
-def test_a_value_of_another_type_is_named(key, value, said, result, tmp_path):
-    write_result(tmp_path, {**result, key: value})
+def test_a_value_of_another_type_or_range_is_named(key, value, said, result, folder):
+    write_result(folder, {**result, key: value})
     with pytest.raises(UserError, match=rf"^[^\n]*/result\.json: {said}[^\n]*$"):
-        read_result(tmp_path)
+        read_result(folder)

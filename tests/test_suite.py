@@ -8,6 +8,7 @@ from toy_suite import make_result, make_results, make_suite
 
 from trnet import experiment, inference
 from trnet.errors import UserError
+from trnet.files import sealed
 from trnet.report.table import table
 from trnet.result import write_result, write_results
 from trnet.suite import Suite
@@ -29,12 +30,17 @@ def test_weights_are_counted_once_and_again_when_the_model_changes(suite, monkey
     )
     noted = suite.output / "parameters.json"
     entry = json.loads(noted.read_text())
-    entry["small"]["weights"] = 1
-    noted.write_text(json.dumps(entry))
+    small = {**entry["small"], "weights": 1}
+    noted.write_text(json.dumps({**entry, "small": small}))
+    with pytest.raises(UserError, match=r"parameters\.json: small: is damaged"):
+        replace(suite).weights  # noqa: B018
+    noted.write_text(json.dumps({**entry, "small": sealed(small)}))
     assert replace(suite).weights["small"] == 1 and built == []
-    entry["small"]["model_hash"] = "0"
-    noted.write_text(json.dumps(entry))
+    noted.write_text(json.dumps({**entry, "small": sealed({**small, "model_hash": "0"})}))
     assert replace(suite).weights == counted and built == ["small"]
+    del small["checksum"]  # as an earlier release noted it
+    noted.write_text(json.dumps({**entry, "small": small}))
+    assert replace(suite).weights == counted and built == ["small", "small"]
 
 
 def test_a_suite_whose_weights_are_noted_imports_no_mxnet(suite, run_python):
@@ -151,7 +157,7 @@ def test_patterns_are_of_the_configs_own_runs(suite):
     folder = suite.runs / "toy/tiny/seed0"
     assert inference.patterns(config, suite.runs, 3) is None
     (folder / "checkpoints").mkdir(parents=True)
-    for made in (config, suite.configs["base"]):
-        write_result(folder, make_result(made, 0, 0.5))
+    for config_hash in (config.hash, "another"):
+        write_result(folder, make_result(config, 0, 0.5, config_hash=config_hash))
         assert inference.patterns(config, suite.runs, 3) is None
         assert replace(suite).spatial_patterns(3) == {}

@@ -192,11 +192,27 @@ def train(
             write_aside(folder / "config.yaml", configs.dump(config))
         if recipe.epochs > 0:
             metrics = loop.train(
-                network, source, dataset.classes, recipe, config.seed, compute, folder, progress
+                network,
+                source,
+                dataset.classes,
+                recipe,
+                config.seed,
+                compute,
+                folder,
+                progress,
+                config.hash_until,
             )
         else:
             metrics = loop.score_start(
-                network, source, dataset.classes, recipe, compute, folder, found
+                network,
+                source,
+                dataset.classes,
+                recipe,
+                compute,
+                folder,
+                found,
+                config.seed,
+                config.hash,
             )
 
     result = _result(config, source, head, baseline_weights, metrics, compute)

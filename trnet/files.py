@@ -1,7 +1,12 @@
-"""Files that are complete or absent, and one clear line for those that are damaged."""
+"""Files that are complete or absent, and one clear line for those that are damaged.
+
+Objects in JSON files carry a checksum of their own: a file that was changed but is still JSON is
+not read as if it were whole.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import reprlib
@@ -10,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from trnet.errors import UserError
 
@@ -24,6 +30,31 @@ def write_aside(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def sealed(content: dict) -> dict:
+    """An object with its ``checksum``, for a file that :func:`read_json` reads."""
+    return {**content, "checksum": _checksum(content)}
+
+
+def _checksum(content: dict) -> str:
+    """Sixteen hexadecimal digits of all keys but ``checksum``, whatever their order."""
+    own = {key: value for key, value in content.items() if key != "checksum"}
+    canonical = json.dumps(own, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Sealed(TypedDict):
+    """An object of a JSON file with the checksum that :func:`sealed` gives it."""
+
+    checksum: str
+
+
+def check_seal(content: Any) -> Any:
+    """Give an object of a JSON file back, if it is what was written: a validator for pydantic."""
+    if isinstance(content, dict) and content.get("checksum") not in (None, _checksum(content)):
+        raise ValueError("is damaged: its checksum is not that of its content")
+    return content
 
 
 def read_json(path: Path, form: Any) -> Any:

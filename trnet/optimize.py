@@ -95,7 +95,7 @@ class Trainer(gluon.Trainer):
     def _states(self, parameter: gluon.Parameter) -> list[list[mx.nd.NDArray]]:
         """What the optimiser holds for a parameter, on every device: momentum, a float32 copy."""
         place = self._param2idx[parameter.name]
-        return [_flat(updater.states[place]) for updater in self._updaters]
+        return [state_arrays(updater.states[place]) for updater in self._updaters]
 
     @property
     def _lasting_rate(self) -> float:
@@ -264,6 +264,13 @@ class Scaling:
         return self._on_devices[device]
 
 
+def state_arrays(state) -> list[mx.nd.NDArray]:
+    """The arrays of an optimiser's state: None, an array, or a tuple of such."""
+    if isinstance(state, tuple):
+        return [array for each in state for array in state_arrays(each)]
+    return [] if state is None else [state]
+
+
 def _values(factors: dict[str, gluon.Parameter]) -> dict[str, np.ndarray] | None:
     """Factors in float64; None if they diverged, which is for the training to report."""
     values = {
@@ -272,13 +279,6 @@ def _values(factors: dict[str, gluon.Parameter]) -> dict[str, np.ndarray] | None
     }
     is_finite = all(np.isfinite(array).all() for array in values.values())
     return values if is_finite else None
-
-
-def _flat(state) -> list[mx.nd.NDArray]:
-    """The arrays of an optimiser's state: None, an array, or a tuple of such."""
-    if isinstance(state, tuple):
-        return [array for each in state for array in _flat(each)]
-    return [] if state is None else [state]
 
 
 def _cast(symbols: dict[str, mx.sym.Symbol], source: str, dtype: str) -> dict:

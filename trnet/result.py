@@ -3,9 +3,10 @@
 A run writes it last, so a run folder without it is not finished. ``results/<suite>/runs.json`` has
 the results of a suite in a list.
 
-A result without a ``version`` is of version 1. The rule for changes: a new key is ``NotRequired``
-and keeps the version. To remove a key, or to change its meaning or its unit, raise :data:`VERSION`
-and convert earlier versions in the readers here, so that no other module has to know them.
+A result without a ``version`` is of version 1, which had no ``checksum``. The rule for changes: a
+new key is ``NotRequired`` and keeps the version. To remove a key, or to change its meaning or its
+unit, raise :data:`VERSION` and convert earlier versions in the readers here, so that no other
+module has to know them.
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from typing_extensions import NotRequired, TypedDict
 
 from trnet import __version__
-from trnet.files import read_json, write_aside
+from trnet.errors import UserError
+from trnet.files import Sealed, check_seal, read_json, sealed, write_aside
 from trnet.tensor import cuda
 
-VERSION = 1
+VERSION = 2
 _PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
+
+
+_Count = Annotated[int, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Images(TypedDict):
@@ -36,31 +43,31 @@ class Images(TypedDict):
     """
 
     name: str
-    train: int
-    validation: int
+    train: _Count
+    validation: _Count
     note: NotRequired[dict[str, str]]
 
 
 class Curve(TypedDict):
     """One value per epoch: the mean training loss in nats, and Top-1 as a share from 0 to 1."""
 
-    train_loss: list[float]
-    top1: list[float]
+    train_loss: list[_Positive]
+    top1: list[_Share]
 
 
 class Parameters(TypedDict):
     """Numbers of parameters by what they are for."""
 
-    weights: int
-    biases: int
-    normalisation: int
+    weights: _Count
+    biases: _Count
+    normalisation: _Count
 
 
 class Fit(TypedDict):
     """Relative errors of a head against the trained one, as :class:`trnet.tensor.fitting.Fit`."""
 
-    weight_error: float
-    output_error: NotRequired[float]
+    weight_error: _Positive
+    output_error: NotRequired[_Positive]
 
 
 class Result(TypedDict):
@@ -69,7 +76,7 @@ class Result(TypedDict):
     Attributes
     ----------
     version : int
-        Of this structure; 1 if it is absent.
+        Of this structure.
     name, suite : str
         The experiment.
     seed : int
@@ -103,41 +110,49 @@ class Result(TypedDict):
         How close the head is to the trained one, if nothing was trained since.
     """
 
-    version: NotRequired[int]
+    version: int
     name: str
     suite: str
-    seed: int
+    seed: _Count
     config_hash: str
     dataset: Images
-    top1: float
-    top5: float
-    loss: float
+    top1: _Share
+    top5: _Share
+    loss: _Positive
     curve: Curve
     head_parameters: Parameters
-    baseline_head_weights: int
-    space_savings: float
-    epochs: int
-    wall_seconds: float
-    images_per_second: float
+    baseline_head_weights: _Count
+    space_savings: Annotated[float, Field(le=1, allow_inf_nan=False)]
+    epochs: _Count
+    wall_seconds: _Positive
+    images_per_second: _Positive
     versions: dict[str, str]
     processor: str
     threads: str
-    workers: int
+    workers: _Count
     fit: NotRequired[Fit]
 
 
-def _check_version(content: Any) -> Any:
-    """Refuse another version for what it is, before its keys are taken for damaged ones."""
-    version = content.get("version", 1) if isinstance(content, dict) else VERSION
+def _current(content: Any) -> Any:
+    """A result in this version's form; another version is refused before its keys are."""
+    if not isinstance(content, dict):
+        return content
+    version = content.get("version", 1)
+    if version == 1 and "checksum" not in content:
+        return _noted(content)
     if version != VERSION:
         raise ValueError(
             f"expected a result of version {VERSION}, got version {version}; "
             "it was written by another release of trnet"
         )
-    return content
+    return check_seal(content)
 
 
-_Checked = Annotated[Result, BeforeValidator(_check_version)]
+class _Noted(Result, Sealed):
+    """A result as it stands in a file."""
+
+
+_Checked = Annotated[_Noted, BeforeValidator(_current)]
 
 
 def read_result(folder: Path) -> Result | None:
@@ -147,15 +162,32 @@ def read_result(folder: Path) -> Result | None:
     ------
     UserError
         One line with the file and what is wrong with it: it is damaged, lacks a key, or is of
-        another version.
+        another version or another run.
     """
     path = folder / "result.json"
-    return read_json(path, _Checked) if path.is_file() else None
+    if not path.is_file():
+        return None
+    result = _opened(read_json(path, _Checked))
+    own = f"{result['suite']}/{result['name']}/seed{result['seed']}"
+    if not folder.resolve().as_posix().endswith(f"/{own}"):
+        raise UserError(f"{path}: expected the result of this run folder, got that of {own}")
+    return result
 
 
 def write_result(folder: Path, result: Result) -> None:
     """Write the result of a run into its folder; this finishes the run."""
-    write_aside(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    write_aside(folder / "result.json", json.dumps(_noted(result), indent=2) + "\n")
+
+
+def _noted(result: Result) -> dict:
+    return sealed({**result, "version": VERSION})
+
+
+def _opened(content: dict) -> Result:
+    return {
+        **{key: value for key, value in content.items() if key != "checksum"},
+        "version": VERSION,
+    }
 
 
 def read_results(path: Path) -> list[Result]:
@@ -166,12 +198,12 @@ def read_results(path: Path) -> list[Result]:
     UserError
         As :func:`read_result` does.
     """
-    return read_json(path, list[_Checked]) if path.is_file() else []
+    return [*map(_opened, read_json(path, list[_Checked]))] if path.is_file() else []
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Write the results of a suite into its ``runs.json``."""
-    write_aside(path, json.dumps(results, indent=1) + "\n")
+    write_aside(path, json.dumps([*map(_noted, results)], indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -10,13 +10,15 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from typing_extensions import TypedDict
+from pydantic import BeforeValidator, Field
+from typing_extensions import NotRequired, TypedDict
 
 from trnet.config import Config, load_suite
 from trnet.errors import UserError
-from trnet.files import read_json, write_aside
+from trnet.files import check_seal, read_json, sealed, write_aside
 from trnet.report import summary
 from trnet.report.published import Publications, read_published
 from trnet.report.summary import Row
@@ -27,7 +29,11 @@ class Head(TypedDict):
     """What ``parameters.json`` notes of a head, and for which model it was counted."""
 
     model_hash: str
-    weights: int
+    weights: Annotated[int, Field(ge=0)]
+    checksum: NotRequired[str]
+
+
+_Noted = Annotated[Head, BeforeValidator(check_seal)]
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class Suite:
         together with the model's hash, so that each head is counted once.
         """
         path = self.output / "parameters.json"
-        noted = read_json(path, dict[str, Head]) if path.is_file() else {}
+        noted = read_json(path, dict[str, _Noted]) if path.is_file() else {}
+        noted = {name: head for name, head in noted.items() if "checksum" in head}
         missing = [
             config
             for name, config in self.configs.items()
@@ -94,7 +101,7 @@ class Suite:
 
             for config in missing:
                 count = experiment.count(config)
-                noted[config.name] = {"model_hash": config.model_hash, **vars(count)}
+                noted[config.name] = sealed({"model_hash": config.model_hash, **vars(count)})
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = {name: noted[name] for name in self.configs}
             write_aside(path, json.dumps(kept, indent=2) + "\n")

@@ -39,7 +39,9 @@ def run(network, source, folder, settings=None, shape=(1, 4, 4), compute=CPU) ->
     settings = settings or recipe()
     loop.initialize(network, shape, 0, compute)
     progress = Progress("test", settings.epochs, 40, show=False)
-    return loop.train(network, source, 3, settings, 0, compute, folder, progress)
+    return loop.train(
+        network, source, 3, settings, 0, compute, folder, progress, lambda epoch: "a hash"
+    )
 
 
 def parameters(network) -> list[np.ndarray]:

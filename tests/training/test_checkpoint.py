@@ -1,25 +1,44 @@
-"""Checkpoints: which are kept, and what is said of damaged ones."""
+"""Checkpoints: which are kept, and that a damaged one is never used as if it were whole."""
+
+import json
+import random
+from pathlib import Path
 
 import mxnet as mx
+import numpy as np
 import pytest
 from mxnet.gluon import nn
-from training.helpers import CPU, recipe, run, small_network
+from training.helpers import CPU, parameters, recipe, run, small_network
 
+from trnet.config import CosineSchedule
 from trnet.errors import UserError
 from trnet.training import checkpoint, loop
 
+FILES = ("network.params", "optimizer.params", "state.json", "manifest.json")
 
-def test_the_latest_and_the_best_checkpoint_are_kept(tmp_path):
+
+def save(folder: Path, top1s: tuple[float, ...], optimizer: str = "sgd") -> nn.Dense:
+    """A network whose weight is the number of its epoch, saved after every epoch."""
     network = nn.Dense(1, in_units=1)
     network.initialize()
-    trainer = loop.make_trainer(network, recipe())
+    trainer = loop.make_trainer(network, recipe(optimizer=optimizer))
     metrics = []
-    for epoch, top1 in enumerate((0.3, 0.7, 0.5, 0.7, 0.6), start=1):
+    for epoch, top1 in enumerate(top1s, start=1):
         metrics.append({"epoch": epoch, "top1": top1})
+        with mx.autograd.record():
+            network(mx.nd.ones((1, 1))).backward()
+        trainer.step(1)
         network.weight.set_data(mx.nd.full((1, 1), epoch))
-        checkpoint.save(tmp_path, network, trainer, metrics)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0002", "epoch-0005"]
-    assert checkpoint.load_metrics(checkpoint.latest(tmp_path)) == metrics
+        checkpoint.save(folder, network, trainer, metrics, 0, "a hash")
+    return network
+
+
+def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
+    network = save(tmp_path, (0.3, 0.7, 0.5, 0.7, 0.6))
+    kept = ["epoch-0002", "epoch-0004", "epoch-0005"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept
+    rows = checkpoint.load_metrics(checkpoint.latest(tmp_path))
+    assert [row["top1"] for row in rows] == [0.3, 0.7, 0.5, 0.7, 0.6]
     checkpoint.load_network(checkpoint.best(tmp_path), network, CPU.devices)
     assert network.weight.data().asscalar() == 2
 
@@ -31,18 +50,144 @@ def test_half_a_checkpoint_is_none(tmp_path):
     assert checkpoint.latest(tmp_path) is None and checkpoint.best(tmp_path) is None
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    (tmp_path / "network.params").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"network\.params: cannot be loaded: [^\n]*$"):
-        checkpoint.load_network(tmp_path, nn.Dense(1, in_units=1), CPU.devices)
+def load(folder: Path) -> None:
+    """Load all of the latest checkpoint, as a training that resumes does."""
+    last = checkpoint.latest(folder)
+    network = nn.Dense(1, in_units=1)
+    network.initialize()
+    checkpoint.load_metrics(last)
+    checkpoint.load_network(last, network, CPU.devices)
+    trainer = loop.make_trainer(network, recipe())
+    checkpoint.load_trainer(last, network, trainer, 0, "a hash")
 
 
-def test_a_damaged_state_is_named(blobs, tmp_path):
-    run(small_network(), blobs, tmp_path, recipe(epochs=1))
-    states = tmp_path / "checkpoints/epoch-0001/optimizer.states"
-    states.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"optimizer\.states: cannot be loaded: [^\n]*$"):
-        run(small_network(), blobs, tmp_path, recipe(epochs=2))
-    states.with_name("state.json").write_text("{")
-    with pytest.raises(UserError, match=r"state\.json: cannot be read"):
-        run(small_network(), blobs, tmp_path, recipe(epochs=2))
+@pytest.mark.parametrize("name", FILES)
+def test_no_changed_bit_is_used(name, tmp_path):
+    """Bits at random places, and files that are cut, longer, empty or gone."""
+    save(tmp_path, (0.3,))
+    load(tmp_path)
+    path = tmp_path / "epoch-0001" / name
+    whole, draw = path.read_bytes(), random.Random(0)
+    changed = [whole[: len(whole) // 2], whole + b"0", b"", None]
+    for place in draw.sample(range(8 * len(whole)), 60):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        changed.append(bytes(flipped))
+    for content in changed:
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        # Spaces of the manifest's layout may change, and the names of files that are not there.
+        if name == "manifest.json" and content is not None and loads_alike(content, whole):
+            continue
+        with pytest.raises(UserError, match=r"epoch-0001[^\n]*$"):
+            load(tmp_path)
+
+
+def loads_alike(content: bytes, whole: bytes) -> bool:
+    try:
+        return json.loads(content) == json.loads(whole)
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_training_goes_on_from_the_last_whole_checkpoint(name, blobs, tmp_path):
+    """A damaged one is set aside, not deleted, and the end is that of an undisturbed run."""
+    whole, again = small_network(), small_network()
+    run(whole, blobs, tmp_path / "whole", recipe(epochs=4))
+    run(small_network(), blobs, tmp_path / "disturbed", recipe(epochs=4))
+    saved = tmp_path / "disturbed/checkpoints"
+    content = (saved / "epoch-0004" / name).read_bytes()
+    (saved / "epoch-0004" / name).write_bytes(content[:-9] + b"!" + content[-8:])
+    run(again, blobs, tmp_path / "disturbed", recipe(epochs=4))
+    for one, other in zip(parameters(whole), parameters(again)):
+        np.testing.assert_array_equal(one, other)
+    assert (saved / "epoch-0004.damaged" / name).is_file()
+
+
+def test_no_whole_checkpoint_is_an_error_and_deletes_nothing(tmp_path):
+    save(tmp_path, (0.3, 0.2))
+    for path in tmp_path.glob("*/state.json"):
+        path.write_text("{}")
+    said = []
+    with pytest.raises(UserError, match="expected a checkpoint that is whole, got 2"):
+        checkpoint.set_damaged_aside(tmp_path, said.append)
+    assert len(said) == 2 and "state.json: is damaged" in said[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "epoch-0001.damaged",
+        "epoch-0002.damaged",
+    ]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """Another seed, another config, another epoch's folder, and a newer structure."""
+    network = save(tmp_path, (0.3,))
+    last, trainer = checkpoint.latest(tmp_path), loop.make_trainer(network, recipe())
+    with pytest.raises(UserError, match="expected seed 1, got 0: it is the checkpoint of another"):
+        checkpoint.load_trainer(last, network, trainer, 1, "a hash")
+    with pytest.raises(UserError, match="expected config_hash another, got a hash"):
+        checkpoint.load_trainer(last, network, trainer, 0, "another")
+    moved = last.rename(tmp_path / "epoch-0007")
+    with pytest.raises(UserError, match="expected the state of epoch-0007, got epoch 1"):
+        checkpoint.load_metrics(moved)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    network = save(tmp_path, (0.3,), optimizer="adam")
+    trainer = loop.make_trainer(network, recipe())
+    with pytest.raises(UserError, match=r"optimizer\.params: cannot be loaded: expected arrays of"):
+        checkpoint.load_trainer(checkpoint.latest(tmp_path), network, trainer, 0, "a hash")
+
+
+def test_a_checkpoint_without_a_manifest_is_refused(tmp_path):
+    network = save(tmp_path, (0.3,))
+    (tmp_path / "epoch-0001/manifest.json").unlink()
+    with pytest.raises(UserError, match=r"expected manifest\.json, got none; .* earlier release"):
+        checkpoint.load_network(checkpoint.latest(tmp_path), network, CPU.devices)
+
+
+def test_what_did_not_reach_the_disk_is_noticed(monkeypatch, tmp_path):
+    """MXNet returns as if all were well where the last block of a file did not fit."""
+    save(tmp_path, (0.3,))
+    whole_save = mx.nd.save
+
+    def cut(path, arrays):
+        whole_save(path, arrays)
+        content = Path(path).read_bytes()
+        Path(path).write_bytes(content[:-4])
+
+    monkeypatch.setattr(mx.nd, "save", cut)
+    with pytest.raises(OSError, match=r"network\.params: was not written whole"):
+        save(tmp_path, (0.3, 0.4))
+    monkeypatch.undo()
+    load(tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nag", "adam"])
+def test_every_optimizer_resumes_bit_for_bit(optimizer, blobs, tmp_path):
+    constant = CosineSchedule(type="cosine", final=0.01)
+    settings = recipe(epochs=4, optimizer=optimizer, learning_rate=0.01, schedule=constant)
+    straight, resumed = small_network(), small_network()
+    run(straight, blobs, tmp_path / "straight", settings)
+    run(small_network(), blobs, tmp_path / "parts", settings.model_copy(update={"epochs": 2}))
+    run(resumed, blobs, tmp_path / "parts", settings)
+    for one, other in zip(parameters(straight), parameters(resumed)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_numbers_that_an_optimizer_changes_are_kept(tmp_path):
+    """Nadam's product of its schedule is in no array, and an argument of none."""
+    network = nn.Dense(1, in_units=1)
+    network.initialize()
+    trainers = [loop.Trainer(network.collect_params(), mx.optimizer.Nadam()) for _ in range(2)]
+    for trainer in trainers:
+        trainer._init_kvstore()
+    with mx.autograd.record():
+        network(mx.nd.ones((1, 1))).backward()
+    trainers[0].step(1)
+    checkpoint.save(tmp_path, network, trainers[0], [{"epoch": 1, "top1": 0.5}], 0, "a hash")
+    fresh = trainers[1]._optimizer.m_schedule
+    checkpoint.load_trainer(checkpoint.latest(tmp_path), network, trainers[1], 0, "a hash")
+    one, other = (trainer._optimizer for trainer in trainers)
+    assert other.m_schedule == one.m_schedule != fresh and other.num_update == 1

@@ -7,6 +7,7 @@ from training.helpers import CONFIG, CPU, ROOT
 
 from trnet import config, experiment, inference
 from trnet.errors import UserError
+from trnet.files import sealed
 from trnet.run_folder import held, run_folder
 
 
@@ -25,7 +26,7 @@ def test_a_result_says_what_it_is_of(finished):
     runs, chosen, result = finished
     folder = run_folder(runs, chosen)
     assert folder == runs / "mnist/vgg_trl_8/seed0"
-    assert json.loads((folder / "result.json").read_text()) == result
+    assert json.loads((folder / "result.json").read_text()) == sealed(result)
     assert config.load(folder / "config.yaml") == chosen
     assert (result["name"], result["suite"], result["seed"]) == ("vgg_trl_8", "mnist", 0)
     assert result["config_hash"] == chosen.hash

@@ -434,6 +434,16 @@ class Config(_Schema):
         decides["train"]["schedule"] = self.train.cut_schedule.model_dump(exclude_defaults=True)
         return _digest(decides)
 
+    def hash_until(self, epoch: int) -> str:
+        """The hash of what decides the run up to an epoch.
+
+        With a step schedule, runs of more epochs begin alike.
+        """
+        if not isinstance(self.train.schedule, StepSchedule):
+            return self.hash
+        begun = self.train.model_copy(update={"epochs": epoch})
+        return self.model_copy(update={"train": begun}).hash
+
     @property
     def model_hash(self) -> str:
         """Twelve hexadecimal digits of everything that decides the shapes of the network."""

@@ -1,25 +1,41 @@
 """Checkpoints: one folder per epoch, renamed into place, so that it is complete or does not exist.
 
-A checkpoint holds the network's parameters, the trainer's states and ``state.json``: the metrics
-of every epoch so far. The latest and the best by Top-1 are kept.
+A checkpoint holds the network's parameters, the optimiser's arrays, ``state.json`` and
+``manifest.json``, which is written last and has the size and the SHA-256 of the other files. What
+is read is held against it. Kept are the last two and the best by Top-1: a damaged one is set aside,
+and a training goes on from the one before.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
-from mxnet.gluon import HybridBlock, Trainer
+from mxnet.gluon import HybridBlock, Parameter, Trainer
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from trnet.errors import UserError
 from trnet.files import read_json
+from trnet.optimize import state_arrays
+from trnet.tensor.backend import mx
 
+VERSION = 1
+NETWORK, _OPTIMIZER, _STATE, _MANIFEST = (
+    "network.params",
+    "optimizer.params",
+    "state.json",
+    "manifest.json",
+)
+_KEPT = 2  # of the latest
 _PREFIX = "epoch-"
 _NAME = re.compile(_PREFIX + r"\d{4,}")  # anything else in the folder is the user's
 
@@ -27,27 +43,90 @@ _NAME = re.compile(_PREFIX + r"\d{4,}")  # anything else in the folder is the us
 class Epoch(TypedDict):
     """What a training that resumes needs of an epoch's metrics; there are more."""
 
-    epoch: int
-    top1: float
+    epoch: Annotated[int, Field(ge=0)]
+    top1: Annotated[float, Field(ge=0, le=1)]
 
 
-def save(folder: Path, network: HybridBlock, trainer: Trainer, metrics: list[dict]) -> None:
-    """Save the state after an epoch, then delete what is neither the latest nor the best."""
+class State(TypedDict):
+    """``state.json``: whose a checkpoint is, and what a training needs beside the arrays.
+
+    Attributes
+    ----------
+    version : int
+        Of the checkpoint's structure.
+    epoch, seed : int
+    config_hash : str
+        Of what decides the run up to this epoch: :meth:`trnet.config.Config.hash_until`.
+    metrics : list of Epoch
+        Of every epoch so far.
+    updates : dict of str to int
+        How often each parameter was updated, by its place in the network.
+    numbers : dict of str to float
+        What the optimiser keeps beside arrays.
+    """
+
+    version: int
+    epoch: Annotated[int, Field(ge=0)]
+    seed: int
+    config_hash: str
+    metrics: Annotated[list[Epoch], Field(min_length=1)]
+    updates: dict[str, Annotated[int, Field(ge=0)]]
+    numbers: dict[str, float]
+
+
+class File(TypedDict):
+    """What a manifest notes of a file."""
+
+    size: int
+    sha256: str
+
+
+def save(
+    folder: Path,
+    network: HybridBlock,
+    trainer: Trainer,
+    metrics: list[dict],
+    seed: int,
+    config_hash: str,
+) -> None:
+    """Save the state after an epoch, then delete what is neither among the latest nor the best.
+
+    Raises
+    ------
+    OSError
+        If not all of it reaches the disk. What was there stays.
+    """
     epoch = metrics[-1]["epoch"]
     aside = folder / f".{_PREFIX}{epoch:04d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    network.save_parameters(str(aside / "network.params"))
-    trainer.save_states(str(aside / "optimizer.states"))
-    (aside / "state.json").write_text(json.dumps(metrics))
-    for path in aside.iterdir():  # a rename may reach the disk before the files do
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    places = _places(network)
+    parameters = {place: parameter._reduce() for parameter, place in places.items()}
+    _save_arrays(aside / NETWORK, parameters)
+    _save_arrays(aside / _OPTIMIZER, _optimizer_arrays(trainer, places))
+    optimizer = trainer._optimizer
+    names = [places[parameter] for parameter in trainer._params]
+    state: State = {
+        "version": VERSION,
+        "epoch": epoch,
+        "seed": seed,
+        "config_hash": config_hash,
+        "metrics": metrics,
+        "updates": {names[i]: n for i, n in optimizer._index_update_count.items()},
+        "numbers": _numbers(optimizer),
+    }
+    (aside / _STATE).write_text(json.dumps(state))
+    manifest = {path.name: _described(path) for path in sorted(aside.iterdir())}
+    (aside / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
+        _sync(path)
     target = _path(folder, epoch)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
+    _sync(folder)
+    kept = {*_all(folder)[-_KEPT:], best(folder)}
     for path in _all(folder):
-        if path not in (target, best(folder)):
+        if path not in kept:
             shutil.rmtree(path)
 
 
@@ -66,30 +145,212 @@ def best(folder: Path) -> Path | None:
     return _path(folder, row["epoch"])
 
 
+def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
+    """Rename checkpoints that are damaged, so that the latest one is whole; nothing is deleted.
+
+    Parameters
+    ----------
+    folder : Path
+    say : callable
+        Gets a line for each of them.
+
+    Raises
+    ------
+    UserError
+        If there were checkpoints, and none is whole.
+    """
+    damaged = 0
+    for path in reversed(_all(folder)):
+        try:
+            for name in (NETWORK, _OPTIMIZER, _STATE):
+                _checked(path, name)
+            _load_state(path)
+            return
+        except UserError as error:
+            damaged += 1
+            aside = path.with_name(f"{path.name}.damaged")
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}-again")
+            path.rename(aside)
+            say(f"{error}; set aside as {aside.name}")
+    if damaged:
+        raise UserError(
+            f"{folder}: expected a checkpoint that is whole, got {damaged} that are damaged; to "
+            "start again, delete the run folder or use another --runs"
+        )
+
+
 def load_metrics(checkpoint: Path) -> list[dict]:
     """Load the metrics of every epoch up to a checkpoint's."""
-    return read_json(checkpoint / "state.json", list[Epoch])
+    return _load_state(checkpoint)["metrics"]
 
 
 def load_network(checkpoint: Path, network: HybridBlock, devices: list) -> None:
     """Load a checkpoint's parameters onto devices, in the network's own dtypes."""
-    path = checkpoint / "network.params"
+    path = _checked(checkpoint, NETWORK)
     with _loading(path):
         network.load_parameters(str(path), ctx=devices, cast_dtype=True)
 
 
-def load_trainer(checkpoint: Path, trainer: Trainer) -> None:
-    """Load a checkpoint's optimiser states."""
-    path = checkpoint / "optimizer.states"
+def load_trainer(
+    checkpoint: Path, network: HybridBlock, trainer: Trainer, seed: int, config_hash: str
+) -> None:
+    """Load a checkpoint's optimiser states into a network's trainer.
+
+    Raises
+    ------
+    UserError
+        If the checkpoint is of another seed or config, or its arrays are of another optimiser.
+    """
+    state, path = _load_state(checkpoint), _checked(checkpoint, _OPTIMIZER)
+    for name, expected in {"seed": seed, "config_hash": config_hash}.items():
+        if state[name] != expected:
+            raise UserError(
+                f"{checkpoint / _STATE}: expected {name} {expected}, got {state[name]}: it is the "
+                "checkpoint of another run"
+            )
     with _loading(path):
-        trainer.load_states(str(path))
+        arrays = mx.nd.load(str(path))
+        arrays = arrays if isinstance(arrays, dict) else {}  # MXNet's, of a file without arrays
+        _set_optimizer(trainer, _places(network), arrays, state)
+
+
+def _places(network: HybridBlock) -> dict[Parameter, str]:
+    """Each parameter's place in the network: the first one, if it is shared."""
+    places = network._collect_params_with_prefix()
+    return {places[place]: place for place in sorted(places, reverse=True)}
+
+
+def _optimizer_arrays(trainer: Trainer, places: dict[Parameter, str]) -> dict[str, mx.nd.NDArray]:
+    """What an optimiser holds of each parameter, such as momentum, by place and number."""
+    states = trainer._updaters[0].states
+    return {
+        f"{places[parameter]}:{number}": array
+        for index, parameter in enumerate(trainer._params)
+        for number, array in enumerate(state_arrays(states.get(index)))
+    }
+
+
+def _set_optimizer(
+    trainer: Trainer, places: dict[Parameter, str], arrays: dict[str, mx.nd.NDArray], state: State
+) -> None:
+    """Give a trainer, on all of its devices, what :func:`_optimizer_arrays` had of another one."""
+    optimizer, left = trainer._optimizer, set(arrays)
+    counts = {}
+    for index, parameter in enumerate(trainer._params):
+        place = places[parameter]
+        if place not in state["updates"]:
+            continue
+        counts[index] = state["updates"][place]
+        for updater, weight in zip(trainer._updaters, parameter.list_data()):
+            own = optimizer.create_state_multi_precision(index, weight.as_nd_ndarray())
+            for number, array in enumerate(state_arrays(own)):
+                saved = arrays[f"{place}:{number}"]
+                if saved.shape != array.shape or saved.dtype != array.dtype:
+                    raise ValueError(f"{place}: expected {array.shape}, got {saved.shape}")
+                saved.copyto(array)
+                left.discard(f"{place}:{number}")
+            updater.states[index], updater.states_synced[index] = own, True
+    if left:
+        raise ValueError(f"expected arrays of train.optimizer, got {min(left)} as well")
+    optimizer._all_index_update_counts = {
+        device.device_id: dict(counts) for device in trainer._contexts
+    }
+    optimizer._set_current_context(trainer._contexts[0].device_id)
+    vars(optimizer).update(state["numbers"])
+    optimizer.num_update = max(counts.values(), default=0)
+
+
+def _numbers(optimizer: mx.optimizer.Optimizer) -> dict[str, float]:
+    """Numbers that an optimiser changes: those which no argument of its constructor sets."""
+    arguments = {
+        name for of in type(optimizer).__mro__ for name in inspect.signature(of.__init__).parameters
+    }
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if type(value) in (int, float) and name not in arguments
+    }
+
+
+def _save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
+    """Write arrays, and read them again: MXNet does not notice that a disk is full."""
+    mx.nd.save(str(path), arrays)
+    try:
+        read = mx.nd.load(str(path)) if arrays else {}
+        same = [_bits(read[name]) == _bits(array) for name, array in arrays.items()]
+    except (mx.MXNetError, KeyError):
+        same = [False]
+    if not all(same):
+        raise OSError(f"{path}: was not written whole; is the disk full?")
+
+
+def _bits(array: mx.nd.NDArray) -> bytes:
+    """An array's bytes, in which a NaN equals itself."""
+    return array.asnumpy().tobytes()
+
+
+def _load_state(checkpoint: Path) -> State:
+    """Load ``state.json``, and hold it against the checkpoint's name."""
+    path = _checked(checkpoint, _STATE)
+    state = read_json(path, State)
+    if state["version"] != VERSION:
+        raise UserError(
+            f"{path}: expected version {VERSION}, got {state['version']}; another release of trnet "
+            "wrote it"
+        )
+    found = {state["epoch"], state["metrics"][-1]["epoch"]}
+    if found != {int(checkpoint.name[len(_PREFIX) :])}:
+        raise UserError(f"{path}: expected the state of {checkpoint.name}, got epoch {max(found)}")
+    return state
+
+
+def _checked(checkpoint: Path, name: str) -> Path:
+    """A file's path, once it is as the manifest has it.
+
+    Raises
+    ------
+    UserError
+        If it is not, or there is no manifest.
+    """
+    path, noted = checkpoint / name, checkpoint / _MANIFEST
+    if not noted.is_file():
+        raise UserError(
+            f"{checkpoint}: expected {_MANIFEST}, got none; the checkpoint is damaged, or of an "
+            "earlier release of trnet"
+        )
+    expected = read_json(noted, dict[str, File]).get(name)
+    try:
+        found = _described(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if found != expected:
+        raise UserError(f"{path}: is damaged: its checksum is not that of {_MANIFEST}")
+    return path
+
+
+def _described(path: Path) -> File:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+            size += len(block)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # MXNet and pickle raise errors of many types for a damaged file
+    except Exception as error:  # MXNet raises errors of many types for what does not fit
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: cannot be loaded: {reason}") from error
 

@@ -50,6 +50,7 @@ def train(
     compute: Compute,
     folder: Path,
     progress: Progress,
+    hash_until: Callable[[int], str],
 ) -> list[dict]:
     """Train an initialised network, starting from the folder's last checkpoint if it has one.
 
@@ -71,6 +72,8 @@ def train(
     folder : Path
         The run folder. One of the workers writes ``metrics.jsonl`` and ``checkpoints/`` into it.
     progress : Progress
+    hash_until : callable
+        As :meth:`trnet.config.Config.hash_until`: what decides the run up to an epoch.
 
     Returns
     -------
@@ -102,11 +105,14 @@ def train(
     schedule = learning_rate(recipe, steps)
 
     metrics: list[dict] = []
+    if workers.writes:
+        checkpoint.set_damaged_aside(folder / "checkpoints", progress.say)
+    workers.wait()
     last = checkpoint.latest(folder / "checkpoints")
     if last is not None:
         metrics = checkpoint.load_metrics(last)
         checkpoint.load_network(last, network, compute.devices)
-        checkpoint.load_trainer(last, trainer)
+        checkpoint.load_trainer(last, network, trainer, seed, hash_until(len(metrics)))
     workers.agree("the epoch of the last checkpoint", len(metrics))
     if metrics and workers.writes:
         _write_metrics(folder, metrics)
@@ -140,8 +146,10 @@ def train(
         }
         metrics.append(row)
         if workers.writes:
-            checkpoint.save(folder / "checkpoints", network, trainer, metrics)
-            _write_metrics(folder, metrics)
+            identity = seed, hash_until(epoch)
+            checkpoint.save(folder / "checkpoints", network, trainer, metrics, *identity)
+            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         progress.epoch(row)
     return metrics
 
@@ -154,6 +162,8 @@ def score_start(
     compute: Compute,
     folder: Path,
     found: dict,
+    seed: int,
+    config_hash: str,
 ) -> list[dict]:
     """Score a network as it starts, in place of a training: its checkpoint is of epoch 0.
 
@@ -163,6 +173,8 @@ def score_start(
         As in :func:`train`.
     found : dict
         What is known of the start; it becomes a part of the metrics.
+    seed, config_hash : int, str
+        The run's.
 
     Returns
     -------
@@ -180,7 +192,7 @@ def score_start(
         metrics = [row]
         if compute.workers.writes:
             trainer = make_trainer(network, recipe)
-            checkpoint.save(folder / "checkpoints", network, trainer, metrics)
+            checkpoint.save(folder / "checkpoints", network, trainer, metrics, seed, config_hash)
     if compute.workers.writes:
         _write_metrics(folder, metrics)
     return metrics
