@@ -15,3 +15,20 @@ class ConfigError(UserError):
 
 class Diverged(UserError):
     """A training whose loss is no longer finite."""
+
+
+class Stopped(Exception):
+    """A training that a signal has ended; the message says where.
+
+    Attributes
+    ----------
+    signal : int
+        The signal's number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message, signal)
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return self.args[0]

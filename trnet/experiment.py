@@ -39,6 +39,7 @@ from trnet.training.distributed import ALONE, Workers
 from trnet.training.freezing import freeze
 from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
+from trnet.training.stopping import Stop
 
 
 def build(config: Config, dataset: DataSet) -> Network:
@@ -96,7 +97,7 @@ def _check_start(config: Config, folder: Path) -> None:
     with _naming(config, "train.optimizer"):
         make_optimizer(config.train)
     source = config.pretrained
-    if isinstance(source, str) and checkpoint.latest(folder / "checkpoints") is None:
+    if isinstance(source, str) and checkpoint.newest(folder / "checkpoints") is None:
         with _naming(config, "model.pretrained"):
             if not Path(source).is_file():
                 raise ValueError(f"expected an existing file, got {source!r}")
@@ -125,6 +126,7 @@ def train(
     contexts: list[mx.Context],
     show: bool = True,
     workers: Workers = ALONE,
+    stop: Stop | None = None,
 ) -> Result:
     """Train an experiment into its run folder, or resume it after its last complete epoch.
 
@@ -141,6 +143,8 @@ def train(
         Whether to show progress.
     workers : Workers
         The processes that train together. They share the run folder; one of them writes.
+    stop : Stop, optional
+        Ends the training when it becomes true, with a checkpoint.
 
     Returns
     -------
@@ -149,6 +153,8 @@ def train(
 
     Raises
     ------
+    Stopped
+        When ``stop`` has become true.
     UserError
         If the config, the data or the run folder cannot be used, before anything is written.
     """
@@ -183,7 +189,7 @@ def train(
         for line in recipe.cuts:
             progress.say(line)
         loop.initialize(network, dataset.shape, config.seed, compute)
-        earlier, found = checkpoint.latest(folder / "checkpoints"), {}
+        earlier, found = checkpoint.newest(folder / "checkpoints"), {}
         if config.pretrained and earlier is None:
             start = _start_trained(network, config, dataset, compute)
             progress.say(str(start))
@@ -201,6 +207,7 @@ def train(
                 folder,
                 progress,
                 config.hash_until,
+                stop,
             )
         else:
             metrics = loop.score_start(

@@ -18,6 +18,9 @@ from trnet.errors import Diverged, UserError
 from trnet.report.write import write_report
 from trnet.result import Result
 from trnet.suite import Suite
+from trnet.training.stopping import Stop, heard, stop_now
+
+_STOP = Stop()  # of a child process
 
 
 def reproduce(suite: Suite, seeds: Sequence[int], devices: str, jobs: int | None = None) -> Suite:
@@ -120,13 +123,14 @@ def _train_all(
     """Run the tasks in child processes; yields each config and its result when it is trained."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     context = get_context("spawn")  # MXNet's threads do not survive a fork
-    with ProcessPoolExecutor(jobs, context, initializer=_follow_parent) as pool:
+    with heard(stop_now), ProcessPoolExecutor(jobs, context, initializer=_follow_parent) as pool:
         try:
             for future in as_completed([pool.submit(_train, *task) for task in tasks]):
                 yield future.result()
         except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
-                process.terminate()
+                process.terminate()  # it saves a checkpoint first
             if isinstance(error, BrokenProcessPool):
                 why = "a run was killed, possibly out of memory; --jobs 1 needs the least memory"
                 raise UserError(why) from None
@@ -141,7 +145,8 @@ def _train(
     from trnet.training.devices import parse_devices
 
     try:
-        result = experiment.train(config, baseline, runs, parse_devices(devices), show=False)
+        devices = parse_devices(devices)
+        result = experiment.train(config, baseline, runs, devices, show=False, stop=_STOP)
     except Diverged:
         if not may_diverge:
             raise
@@ -150,8 +155,10 @@ def _train(
 
 
 def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, which stops its children, and exit when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the parent, which stops its children, and exit when the parent is killed."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _STOP)
 
     def exit_with_parent() -> None:
         parent_process().join()

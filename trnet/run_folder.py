@@ -32,7 +32,7 @@ def earlier_result(config: Config, runs: Path) -> Result | None:
         If another config was trained into the run folder.
     """
     folder = run_folder(runs, config)
-    if checkpoint.latest(folder / "checkpoints") or (folder / "result.json").is_file():
+    if checkpoint.newest(folder / "checkpoints") or (folder / "result.json").is_file():
         earlier = configs.load(folder / "config.yaml")
         if earlier.hash != config.hash and not _continues(config, earlier):
             raise UserError(

@@ -129,7 +129,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected config_hash another, got a hash"):
         checkpoint.load_trainer(last, network, trainer, 0, "another")
     moved = last.rename(tmp_path / "epoch-0007")
-    with pytest.raises(UserError, match="expected the state of epoch-0007, got epoch 1"):
+    with pytest.raises(UserError, match="expected the state of epoch-0007, got that of epoch-0001"):
         checkpoint.load_metrics(moved)
 
 

@@ -29,7 +29,7 @@ from trnet.cli import (
     train,
     tune,
 )
-from trnet.errors import UserError
+from trnet.errors import Stopped, UserError
 from trnet.extras import named_if_missing
 
 COMMANDS = {
@@ -80,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.filename is None:
             raise
         _stop(f"error: {error.filename}: {error.strerror}", 2)
+    except Stopped as stopped:
+        _stop(f"{stopped}; the same command goes on from there", 128 + stopped.signal)
     except KeyboardInterrupt:
         _stop("interrupted; the same command resumes after what is complete", 130)
 

@@ -1,6 +1,7 @@
 """Train an experiment, or resume it.
 
-A run that was stopped resumes after its last complete epoch. A finished one reports its result.
+A run that was stopped resumes where its last checkpoint is. A finished one reports its result. By
+Ctrl-C, SIGTERM or SIGHUP, a training ends after its step, with a checkpoint.
 
 Several machines train one network on MXNet's parameter server. All processes run the same command
 with --kvstore dist_sync, and with --runs on a folder that the machines share. A batch is split over
@@ -60,9 +61,13 @@ def run(options: Namespace) -> None:
 
         from trnet import experiment
         from trnet.training.devices import parse_devices
+        from trnet.training.stopping import Stop, heard
 
-        contexts = parse_devices(options.devices)
-        result = experiment.train(chosen, baseline, options.runs, contexts, workers=workers)
+        contexts, stop = parse_devices(options.devices), Stop()
+        with heard(stop):
+            result = experiment.train(
+                chosen, baseline, options.runs, contexts, workers=workers, stop=stop
+            )
     if workers.writes:
         print(f"Top-1          {100 * result['top1']:.2f} %")
         print(f"Top-5          {100 * result['top5']:.2f} %")

@@ -291,8 +291,9 @@ class Train(_Schema):
     """The recipe; ``optimizer`` is a name of :data:`trnet.training.optimizers.OPTIMIZERS`.
 
     ``clip_gradient`` bounds the norm of all gradients together, ``accumulate`` is the number of
-    batches per step, ``lasso`` a penalty on the components of a TRL, and
-    ``freeze`` names what is not trained; see :mod:`trnet.training.freezing`.
+    batches per step, ``lasso`` a penalty on the components of a TRL, and ``checkpoint_minutes`` the
+    time between checkpoints within an epoch. ``freeze`` names what is not trained; see
+    :mod:`trnet.training.freezing`.
     With 0 epochs, the network is scored as it starts; this needs trained weights.
     """
 
@@ -308,6 +309,7 @@ class Train(_Schema):
     lasso: NonNegative = 0.0
     freeze: Annotated[Union[Literal["backbone"], list[str]], BeforeValidator(_frozen)] = []
     dtype: Literal["float32", "float16"] = "float32"
+    checkpoint_minutes: Positive = 10.0
     schedule: Union[CosineSchedule, StepSchedule] = Field(discriminator="type")
 
     @property
@@ -431,6 +433,7 @@ class Config(_Schema):
         """
         decides = self.model_dump(include={"dataset", "model", "train"}, exclude_defaults=True)
         decides["dataset"].pop("root", None)
+        decides["train"].pop("checkpoint_minutes", None)
         decides["train"]["schedule"] = self.train.cut_schedule.model_dump(exclude_defaults=True)
         return _digest(decides)
 

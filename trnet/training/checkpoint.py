@@ -1,9 +1,10 @@
-"""Checkpoints: one folder per epoch, renamed into place, so that it is complete or does not exist.
+"""Checkpoints: one folder each, renamed into place, so that it is complete or does not exist.
 
 A checkpoint holds the network's parameters, the optimiser's arrays, ``state.json`` and
 ``manifest.json``, which is written last and has the size and the SHA-256 of the other files. What
-is read is held against it. Kept are the last two and the best by Top-1: a damaged one is set aside,
-and a training goes on from the one before.
+is read is held against it. ``epoch-0003`` is of three whole epochs, ``epoch-0004-step-000120`` of
+120 steps more. Kept are the last two and the best by Top-1: a damaged one is set aside, and a
+training goes on from the one before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 from mxnet.gluon import HybridBlock, Parameter, Trainer
 from pydantic import Field
@@ -35,9 +36,11 @@ NETWORK, _OPTIMIZER, _STATE, _MANIFEST = (
     "state.json",
     "manifest.json",
 )
+STATISTICS = ("running_mean", "running_var")  # of batch normalisation, which gradients do not train
 _KEPT = 2  # of the latest
 _PREFIX = "epoch-"
-_NAME = re.compile(_PREFIX + r"\d{4,}")  # anything else in the folder is the user's
+# Anything else in the folder is the user's.
+_NAME = re.compile(_PREFIX + r"(\d{4,})(?:-step-(\d{6,}))?")
 
 
 class Epoch(TypedDict):
@@ -47,6 +50,15 @@ class Epoch(TypedDict):
     top1: Annotated[float, Field(ge=0, le=1)]
 
 
+class Within(TypedDict):
+    """Where in an epoch a checkpoint is: its steps, the images of these, and their summed loss."""
+
+    step: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=1)]
+    loss: float
+    seconds: float
+
+
 class State(TypedDict):
     """``state.json``: whose a checkpoint is, and what a training needs beside the arrays.
 
@@ -54,9 +66,13 @@ class State(TypedDict):
     ----------
     version : int
         Of the checkpoint's structure.
-    epoch, seed : int
+    epoch : int
+        The number of whole epochs.
+    within : Within or None
+        What was done of the next one.
+    seed : int
     config_hash : str
-        Of what decides the run up to this epoch: :meth:`trnet.config.Config.hash_until`.
+        Of what decides the run so far: :meth:`trnet.config.Config.hash_until`.
     metrics : list of Epoch
         Of every epoch so far.
     updates : dict of str to int
@@ -67,9 +83,10 @@ class State(TypedDict):
 
     version: int
     epoch: Annotated[int, Field(ge=0)]
+    within: Optional[Within]
     seed: int
     config_hash: str
-    metrics: Annotated[list[Epoch], Field(min_length=1)]
+    metrics: list[Epoch]
     updates: dict[str, Annotated[int, Field(ge=0)]]
     numbers: dict[str, float]
 
@@ -88,27 +105,31 @@ def save(
     metrics: list[dict],
     seed: int,
     config_hash: str,
+    within: Within | None = None,
 ) -> None:
-    """Save the state after an epoch, then delete what is neither among the latest nor the best.
+    """Save the state after or within an epoch; delete what is neither recent nor the best.
 
     Raises
     ------
     OSError
         If not all of it reaches the disk. What was there stays.
     """
-    epoch = metrics[-1]["epoch"]
-    aside = folder / f".{_PREFIX}{epoch:04d}"
+    epoch = metrics[-1]["epoch"] if metrics else 0
+    target = _path(folder, epoch, within)
+    aside = folder / f".{target.name}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     places = _places(network)
     parameters = {place: parameter._reduce() for parameter, place in places.items()}
     _save_arrays(aside / NETWORK, parameters)
-    _save_arrays(aside / _OPTIMIZER, _optimizer_arrays(trainer, places))
+    held = {**_optimizer_arrays(trainer, places), **(_device_arrays(places) if within else {})}
+    _save_arrays(aside / _OPTIMIZER, held)
     optimizer = trainer._optimizer
     names = [places[parameter] for parameter in trainer._params]
     state: State = {
         "version": VERSION,
         "epoch": epoch,
+        "within": within,
         "seed": seed,
         "config_hash": config_hash,
         "metrics": metrics,
@@ -120,18 +141,24 @@ def save(
     (aside / _MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
         _sync(path)
-    target = _path(folder, epoch)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     _sync(folder)
-    kept = {*_all(folder)[-_KEPT:], best(folder)}
+    whole, parts = _whole(folder), _all(folder)[-_KEPT:] if within else []
+    kept = {*whole[-_KEPT:], *parts, best(folder)}
     for path in _all(folder):
         if path not in kept:
             shutil.rmtree(path)
 
 
 def latest(folder: Path) -> Path | None:
-    """The last complete checkpoint, or None."""
+    """The last checkpoint after a whole epoch, or None."""
+    paths = _whole(folder)
+    return paths[-1] if paths else None
+
+
+def newest(folder: Path) -> Path | None:
+    """The last checkpoint, after an epoch or within one, or None."""
     paths = _all(folder)
     return paths[-1] if paths else None
 
@@ -185,6 +212,11 @@ def load_metrics(checkpoint: Path) -> list[dict]:
     return _load_state(checkpoint)["metrics"]
 
 
+def load_within(checkpoint: Path) -> Within | None:
+    """Where in an epoch a checkpoint is; None after a whole one."""
+    return _load_state(checkpoint)["within"]
+
+
 def load_network(checkpoint: Path, network: HybridBlock, devices: list) -> None:
     """Load a checkpoint's parameters onto devices, in the network's own dtypes."""
     path = _checked(checkpoint, NETWORK)
@@ -212,7 +244,12 @@ def load_trainer(
     with _loading(path):
         arrays = mx.nd.load(str(path))
         arrays = arrays if isinstance(arrays, dict) else {}  # MXNet's, of a file without arrays
-        _set_optimizer(trainer, _places(network), arrays, state)
+        places = _places(network)
+        for name, own in _device_arrays(places).items():
+            if name in arrays:
+                arrays[name].copyto(own)
+        held = {name: array for name, array in arrays.items() if ":" in name}
+        _set_optimizer(trainer, places, held, state)
 
 
 def _places(network: HybridBlock) -> dict[Parameter, str]:
@@ -228,6 +265,19 @@ def _optimizer_arrays(trainer: Trainer, places: dict[Parameter, str]) -> dict[st
         f"{places[parameter]}:{number}": array
         for index, parameter in enumerate(trainer._params)
         for number, array in enumerate(state_arrays(states.get(index)))
+    }
+
+
+def _device_arrays(places: dict[Parameter, str]) -> dict[str, mx.nd.NDArray]:
+    """Running statistics, by place and device, if there are several devices.
+
+    Each device has its own until the end of an epoch; the network's file has their mean.
+    """
+    return {
+        f"{place}@{number}": array
+        for parameter, place in places.items()
+        if parameter.name.endswith(STATISTICS) and len(parameter.list_ctx()) > 1
+        for number, array in enumerate(parameter.list_data())
     }
 
 
@@ -299,9 +349,10 @@ def _load_state(checkpoint: Path) -> State:
             f"{path}: expected version {VERSION}, got {state['version']}; another release of trnet "
             "wrote it"
         )
-    found = {state["epoch"], state["metrics"][-1]["epoch"]}
-    if found != {int(checkpoint.name[len(_PREFIX) :])}:
-        raise UserError(f"{path}: expected the state of {checkpoint.name}, got epoch {max(found)}")
+    epochs = [row["epoch"] for row in state["metrics"]]
+    own = _path(checkpoint.parent, state["epoch"], state["within"])
+    if checkpoint != own or epochs not in ([*range(1, state["epoch"] + 1)], [0]):
+        raise UserError(f"{path}: expected the state of {checkpoint.name}, got that of {own.name}")
     return state
 
 
@@ -355,10 +406,21 @@ def _loading(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be loaded: {reason}") from error
 
 
-def _path(folder: Path, epoch: int) -> Path:
-    return folder / f"{_PREFIX}{epoch:04d}"
+def _path(folder: Path, epoch: int, within: Within | None = None) -> Path:
+    if within is None:
+        return folder / f"{_PREFIX}{epoch:04d}"
+    return folder / f"{_PREFIX}{epoch + 1:04d}-step-{within['step']:06d}"
+
+
+def _whole(folder: Path) -> list[Path]:
+    return [path for path in _all(folder) if "-step-" not in path.name]
 
 
 def _all(folder: Path) -> list[Path]:
-    paths = [path for path in folder.glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name)]
-    return sorted(paths, key=lambda path: int(path.name[len(_PREFIX) :]))
+    """All checkpoints, in the order of the training."""
+
+    def place(path: Path) -> tuple[int, int]:
+        epoch, step = _NAME.fullmatch(path.name).groups()
+        return (int(epoch) - 1, int(step)) if step else (int(epoch), 0)
+
+    return sorted(filter(lambda p: _NAME.fullmatch(p.name), folder.glob(f"{_PREFIX}*")), key=place)

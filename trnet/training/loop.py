@@ -7,9 +7,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from itertools import count, islice
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from mxnet.gluon import HybridBlock
 
 from trnet.config import Train
 from trnet.data import Batch, DataSource
-from trnet.errors import Diverged, UserError
+from trnet.errors import Diverged, Stopped, UserError
 from trnet.files import write_aside
 from trnet.optimize import Trainer, shrink_components
 from trnet.tensor.backend import mx
@@ -30,6 +30,7 @@ from trnet.training.evaluation import class_scores, evaluate
 from trnet.training.optimizers import clip_gradients, make_optimizer
 from trnet.training.progress import Progress
 from trnet.training.schedule import learning_rate
+from trnet.training.stopping import Stop
 
 _NOT_DECAYED = ("bias", "gamma", "beta")
 # MXNet's SGD can update several parameters in one call, but looks each of them up for every element
@@ -38,6 +39,7 @@ _UPDATED_AT_ONCE, _LARGE = 16, 2**16
 # How far, in batches and in bytes of images, Python may run ahead of the computation. Waiting for
 # every batch costs a small network a fifth of its time.
 _BATCHES_AHEAD, _BYTES_AHEAD = 16, 2**22
+_WORTH_SAVING = 10.0  # seconds of training, before a validation that may fail
 _SINGULAR = "the input matrix is non-convertible"  # MXNet's, of a matrix without an inverse
 
 
@@ -51,11 +53,15 @@ def train(
     folder: Path,
     progress: Progress,
     hash_until: Callable[[int], str],
+    stop: Stop | None = None,
 ) -> list[dict]:
     """Train an initialised network, starting from the folder's last checkpoint if it has one.
 
     A run that was stopped at any moment and started again ends bit for bit as one that was not:
-    the order of images, augmentation and dropout of every epoch follow from the seed and the epoch.
+    the order of images, augmentation and dropout follow from the seed, the epoch and the step.
+    Checkpoints are saved after every epoch; with a single worker also before a validation, every
+    ``checkpoint_minutes``, and when a signal asks the training to stop.
+
     Several workers or devices, each with its part of every batch, train the same network as one
     does, up to rounding, except for what each has of its own: the statistics of batch
     normalisation, and dropout.
@@ -74,6 +80,8 @@ def train(
     progress : Progress
     hash_until : callable
         As :meth:`trnet.config.Config.hash_until`: what decides the run up to an epoch.
+    stop : Stop, optional
+        When it becomes true, the training ends after the step that is under way.
 
     Returns
     -------
@@ -84,6 +92,8 @@ def train(
     ------
     Diverged
         If the loss is no longer finite.
+    Stopped
+        When ``stop`` has become true.
     UserError
         If a batch is too small for its workers and devices, or workers find different checkpoints.
     """
@@ -104,36 +114,93 @@ def train(
     steps = math.ceil(steps / recipe.accumulate)
     schedule = learning_rate(recipe, steps)
 
-    metrics: list[dict] = []
+    checkpoints, stop = folder / "checkpoints", Stop() if stop is None else stop
     if workers.writes:
-        checkpoint.set_damaged_aside(folder / "checkpoints", progress.say)
+        checkpoint.set_damaged_aside(checkpoints, progress.say)
     workers.wait()
-    last = checkpoint.latest(folder / "checkpoints")
+    last, metrics, done = checkpoint.newest(checkpoints), [], None
     if last is not None:
-        metrics = checkpoint.load_metrics(last)
+        metrics, done = checkpoint.load_metrics(last), checkpoint.load_within(last)
         checkpoint.load_network(last, network, compute.devices)
-        checkpoint.load_trainer(last, network, trainer, seed, hash_until(len(metrics)))
+        decided = hash_until(len(metrics) + (done is not None))
+        checkpoint.load_trainer(last, network, trainer, seed, decided)
     workers.agree("the epoch of the last checkpoint", len(metrics))
     if metrics and workers.writes:
         _write_metrics(folder, metrics)
+    is_random = _draws_random_numbers(network)
     network.hybridize(static_alloc=True, static_shape=True)
-    progress.resume(len(metrics))
+    done = done or _nothing_done()
+    progress.resume(len(metrics), done["step"], done["images"])
+    saved = time.monotonic()
+
+    def is_due() -> bool:
+        minutes = (time.monotonic() - saved) / 60
+        return bool(stop) or (workers.count == 1 and minutes > recipe.checkpoint_minutes)
+
+    def save(within: checkpoint.Within | None) -> None:
+        nonlocal saved
+        if workers.writes:
+            identity = seed, hash_until(epoch)
+            checkpoint.save(checkpoints, network, trainer, metrics, *identity, within)
+        saved = time.monotonic()
+
+    def save_within() -> None:
+        """Save a part of an epoch. Of several workers, each would have to save its own."""
+        if not math.isfinite(done["loss"]):
+            raise FloatingPointError
+        if done["step"] > 0 and workers.count == 1:
+            save(done)
+        if stop:
+            where = f"after step {done['step']} of {steps} of epoch {epoch}"
+            raise Stopped(f"{folder}: stopped {where}", stop.signal)
+
+    def rates() -> Iterator[float]:
+        """Learning rates of the steps until a checkpoint is due; a step is done after its yield."""
+        while done["step"] < steps:
+            if is_random:
+                # A SeedSequence is padded with zeros: one worker draws what the first of many does.
+                drawn = np.random.SeedSequence((seed, epoch, done["step"], workers.index))
+                mx.random.seed(int(drawn.generate_state(1)[0]))
+            yield schedule((epoch - 1) * steps + done["step"])
+            done["step"] += 1
+            if is_due():
+                return
+
+    def validation(size: int) -> Iterator[Batch]:
+        for batch in source.validation(size):
+            if stop:
+                save_within()
+            yield batch
 
     for epoch in range(len(metrics) + 1, recipe.epochs + 1):
-        begin = time.perf_counter()
-        # A SeedSequence is padded with zeros, so a single worker draws what the first of many does.
-        dropout_seed = np.random.SeedSequence((seed, epoch, workers.index))
-        mx.random.seed(int(dropout_seed.generate_state(1)[0]))
+        begin = time.perf_counter() - done["seconds"]
         batches = source.train(recipe.batch_size, (seed, epoch))
-        rates = map(schedule, count((epoch - 1) * steps))
+        batches = islice(batches, done["step"] * recipe.accumulate, None)
         with _divergence_named(folder, epoch, recipe):
-            sums = train_epoch(
-                network, trainer, loss, batches, rates, batch_size, compute, progress, recipe
-            )
-            n_images, total_loss = workers.sum(sums).tolist()
-            seconds = time.perf_counter() - begin
+            before = None
+            while done["step"] not in (before, steps):  # unless there are no more batches
+                before = done["step"]
+                done["images"], done["loss"] = train_epoch(
+                    network,
+                    trainer,
+                    loss,
+                    batches,
+                    rates(),
+                    batch_size,
+                    compute,
+                    progress,
+                    recipe,
+                    (done["images"], done["loss"]),
+                )
+                done["seconds"] = time.perf_counter() - begin
+                if is_due():
+                    save_within()
+            if time.monotonic() - saved > _WORTH_SAVING:
+                save_within()
+            n_images, total_loss = workers.sum((done["images"], done["loss"])).tolist()
             _share_statistics(network, workers)
-            scores = evaluate(network, source, classes, recipe.batch_size, compute)
+            scored = replace(source, validation=validation)
+            scores = evaluate(network, scored, classes, recipe.batch_size, compute)
             if not math.isfinite(total_loss + scores.loss):
                 raise FloatingPointError
         row = {
@@ -141,17 +208,27 @@ def train(
             "learning_rate": trainer.learning_rate,
             "train_loss": total_loss / n_images,
             **asdict(scores),
-            "images_per_second": n_images / seconds,
+            "images_per_second": n_images / done["seconds"],
             "seconds": time.perf_counter() - begin,
         }
         metrics.append(row)
+        save(None)
         if workers.writes:
-            identity = seed, hash_until(epoch)
-            checkpoint.save(folder / "checkpoints", network, trainer, metrics, *identity)
             with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         progress.epoch(row)
+        done = _nothing_done()
     return metrics
+
+
+def _nothing_done() -> checkpoint.Within:
+    return {"step": 0, "images": 0, "loss": 0.0, "seconds": 0.0}
+
+
+def _draws_random_numbers(network: HybridBlock) -> bool:
+    """Whether a network has dropout, or another random operator."""
+    operators = {node["op"] for node in json.loads(network(mx.sym.var("data")).tojson())["nodes"]}
+    return any(name == "Dropout" or "random" in name or "sample" in name for name in operators)
 
 
 def score_start(
@@ -206,6 +283,9 @@ def _divergence_named(folder: Path, epoch: int, recipe: Train) -> Iterator[None]
     except (FloatingPointError, MXNetError) as error:
         if isinstance(error, MXNetError) and _SINGULAR not in str(error):
             raise
+        # Steps that are queued fail as well. MXNet would say so in the process's next training.
+        with suppress(MXNetError):
+            mx.nd.waitall()
         raise Diverged(
             f"{folder}: the loss is no longer finite in epoch {epoch}; "
             f"lower train.learning_rate, which is {recipe.learning_rate:g}"
@@ -222,14 +302,15 @@ def train_epoch(
     compute: Compute,
     progress: Progress,
     recipe: Train,
+    sums: tuple[int, float] = (0, 0.0),
 ) -> tuple[int, float]:
-    """Take one step of the optimiser per batch; returns the number of images and their summed loss.
+    """Take one step of the optimiser per rate; returns the number of images and their summed loss.
 
-    ``rates`` are the learning rates of the steps. A batch is this worker's part; ``batch_size`` is
-    that of all workers' parts together. If the recipe accumulates, a step takes several batches;
-    the last one of the epoch takes those that are left.
+    ``rates`` are the learning rates of the steps, and ``sums`` what earlier steps returned. A batch
+    is this worker's part; ``batch_size`` is that of all workers' parts together. If the recipe
+    accumulates, a step takes several batches; the last one of the epoch takes those that are left.
     """
-    n_images, batch_losses = 0, []
+    (n_images, loss_before), batch_losses = sums, []
     under_way: list[list[mx.nd.NDArray]] = []  # losses of the latest batches, on every device
     batches = iter(batches)
     for rate in rates:
@@ -257,7 +338,7 @@ def train_epoch(
         _step(trainer, n_batches * batch_size, recipe)
     batch_losses += map(_total, under_way)
     progress.advance(len(under_way) * batch_size)
-    return n_images, sum(batch_losses)
+    return n_images, sum(batch_losses, loss_before)
 
 
 def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> None:
@@ -351,7 +432,7 @@ def _share_statistics(network: HybridBlock, workers: Workers) -> None:
     statistics = [
         parameter
         for name, parameter in network.collect_params().items()
-        if name.endswith(("running_mean", "running_var"))
+        if name.endswith(checkpoint.STATISTICS)
     ]
     if not statistics or workers.count == len(statistics[0].list_ctx()) == 1:
         return

@@ -38,12 +38,14 @@ class Progress:
     def __exit__(self, *_) -> None:
         self._bar.close()
 
-    def resume(self, epochs_done: int) -> None:
-        """Start after some epochs of an earlier session."""
-        if epochs_done:
-            self._bar.update(epochs_done * self._images_per_epoch)
+    def resume(self, epochs_done: int, steps_done: int, images_done: int) -> None:
+        """Start after some epochs of an earlier session, and a part of the next one."""
+        if epochs_done or steps_done:
+            self._bar.update(epochs_done * self._images_per_epoch + images_done)
             self._bar.unpause()
-            self.say(f"resumes after epoch {epochs_done} of {self._epochs}")
+            where = f"step {steps_done} of epoch {epochs_done + 1}"
+            where = where if steps_done else f"epoch {epochs_done} of {self._epochs}"
+            self.say(f"resumes after {where}")
 
     def advance(self, images: int) -> None:
         """Count images that were trained on."""
