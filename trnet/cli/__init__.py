@@ -25,6 +25,7 @@ from trnet.cli import (
     prepare,
     report,
     reproduce,
+    streams,
     tabulate,
     train,
     tune,
@@ -48,6 +49,8 @@ COMMANDS = {
     )
 }
 
+_LONG = ("train", "reproduce", "tune", "compress", "prepare")  # whose result is a file
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a user's mistake ends in one line and exit code 2.
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # does not search for an installed command. Last, so that no file there hides a package.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    streams.open_closed()
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:  # set by: eval "$(register-python-argcomplete trnet)"
         import argcomplete
@@ -70,16 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         argcomplete.autocomplete(parser)
     try:
         options = parser.parse_args(arguments)
+        if options.command in _LONG:
+            streams.let_last()
         with named_if_missing(f"trnet {options.command}"):
             COMMANDS[options.command].run(options)
+        sys.stdout.flush()
     except UserError as error:
         _stop(f"error: {error}", 2)
     except BrokenPipeError:  # of a pager that was left
-        sys.stderr.close()
+        streams.let_last()
     except OSError as error:
-        if error.filename is None:
-            raise
-        _stop(f"error: {error.filename}: {error.strerror}", 2)
+        _stop(f"error: {error.filename or 'standard output'}: {error.strerror or error}", 2)
     except Stopped as stopped:
         _stop(f"{stopped}; the same command goes on from there", 128 + stopped.signal)
     except KeyboardInterrupt:
@@ -130,5 +135,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _stop(message: str, code: int) -> NoReturn:
+    streams.let_last()
     print(message, file=sys.stderr)
     sys.exit(code)
