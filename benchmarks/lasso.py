@@ -49,12 +49,15 @@ def main() -> None:
 
 def measure(runs: Path) -> Iterator[dict]:
     """Train every head with every penalty, and truncate it at every tolerance."""
+    from trnet.errors import UserError
     from trnet.reproduce import train_missing
 
     keys = [(head, penalty, seed) for head in HEADS for penalty in PENALTIES for seed in SEEDS]
     configs = [make_config(*key) for key in keys]
-    results = train_missing(configs, runs, "cpu")
-    for (head, penalty, seed), chosen, result in zip(keys, configs, results):
+    outcomes = train_missing(configs, runs, "cpu")
+    for (head, penalty, seed), chosen, result in zip(keys, configs, outcomes):
+        if isinstance(result, UserError):
+            raise result
         for row in truncated(chosen, runs):
             key = {"head": head, "lasso": penalty, "seed": seed, "trained": result["top1"]}
             yield {**key, **row}

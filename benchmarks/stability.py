@@ -139,6 +139,7 @@ def main() -> None:
 
 def measure(network: str, heads: Sequence[str], file: Path, runs: Path) -> None:
     """Train what has no row yet, a head at a time, and add the rows to the CSV file."""
+    from trnet.errors import Diverged, UserError
     from trnet.reproduce import train_missing
 
     rows = read_csv(file)
@@ -148,9 +149,11 @@ def measure(network: str, heads: Sequence[str], file: Path, runs: Path) -> None:
         if not keys:
             continue
         configs = [make_config(network, head, rate, seed) for rate, seed in keys]
-        results = train_missing(configs, runs / file.stem, "cpu", may_diverge=True)
-        for (rate, seed), result in zip(keys, results):
-            top1 = "" if result is None else round(result["top1"], 4)
+        outcomes = train_missing(configs, runs / file.stem, "cpu")
+        for (rate, seed), outcome in zip(keys, outcomes):
+            if isinstance(outcome, UserError) and not isinstance(outcome, Diverged):
+                raise outcome
+            top1 = "" if isinstance(outcome, Diverged) else round(outcome["top1"], 4)
             row = {"network": network, "head": head, "rate": rate, "seed": seed, "top1": top1}
             rows.append(row)
         write_csv(file, rows)

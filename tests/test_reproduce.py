@@ -13,7 +13,8 @@ from trnet.reproduce import reproduce
 def test_what_is_missing_is_trained_and_reported(tmp_path, capsys):
     suite = make_suite(tmp_path)
     assert suite.measured == []
-    done = reproduce(suite, [0], "cpu")
+    done, failures = reproduce(suite, [0], "cpu")
+    assert failures == []
     first = capsys.readouterr().out
     assert first.count("seed 0") == 3 and "3 runs, of which 0" in first
     assert {path.name for path in suite.output.iterdir()} == {
@@ -51,3 +52,58 @@ def test_files_of_weights_are_checked_before_anything_is_trained(tmp_path):
     with pytest.raises(UserError, match=said):
         reproduce(replace(suite, configs=lost), [0], "cpu")
     assert not suite.runs.exists()
+
+
+def changed(suite, name: str, **recipe):
+    """The suite with another recipe for one experiment."""
+    values = suite.configs[name].model_dump()
+    values["train"].update(recipe)
+    return replace(suite, configs={**suite.configs, name: Config.model_validate(values)})
+
+
+def test_a_run_that_diverges_stops_no_other_one(tmp_path, capsys):
+    """It is named in the end and under the table, until it has a result."""
+    suite = make_suite(tmp_path)
+    done, failures = reproduce(changed(suite, "small", learning_rate=1e30), [0, 1], "cpu")
+    assert [row.top1 and row.top1.seeds for row in done.rows] == [2, 2, None]
+    assert len(failures) == 2 and all("toy/small/seed" in line for line in failures)
+    assert all("the loss is no longer finite in epoch 1" in line for line in failures)
+    assert "small: seed 0 has no result" in (suite.output / "table.md").read_text()
+    assert capsys.readouterr().out.count("no result") == 2
+    again, failures = reproduce(done, [0, 1], "cpu")
+    assert len(failures) == 2 and len(again.measured) == 4
+    assert not replace(suite).rows[2].failed  # of the config as it is now, nothing failed
+
+
+def test_a_run_that_is_killed_stops_no_other_one(tmp_path, monkeypatch):
+    """A plugin's data set kills its process, as the system does when memory is short."""
+    (tmp_path / "killing.py").write_text(
+        "import os, signal\n"
+        "from dataclasses import replace\n"
+        "from trnet.data import DATASETS\n"
+        "def load(request):\n"
+        "    if __import__('multiprocessing').parent_process() is not None:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return DATASETS['mnist'].load(request)\n"
+        "DATASETS['killing'] = replace(DATASETS['mnist'], load=load)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    suite = make_suite(tmp_path)
+    values = suite.configs["small"].model_dump()
+    values["dataset"]["name"], values["plugins"] = "killing", ["killing"]
+    suite = replace(suite, configs={**suite.configs, "small": Config.model_validate(values)})
+    done, failures = reproduce(suite, [0], "cpu", jobs=2)
+    assert [row.top1 is not None for row in done.rows] == [True, True, False]
+    assert failures == [
+        "toy/small, seed 0: was killed, possibly out of memory; --jobs 1 needs the least memory"
+    ]
+
+
+def test_a_run_folder_of_another_config_stops_no_other_run(tmp_path):
+    suite = make_suite(tmp_path)
+    reproduce(changed(suite, "small", learning_rate=0.01), [0], "cpu")
+    (suite.runs / "toy/base/seed0/result.json").unlink()
+    done, failures = reproduce(suite, [0], "cpu")
+    assert [row.top1 is not None for row in done.rows] == [True, True, False]
+    assert len(failures) == 1 and "small/seed0: belongs to another config" in failures[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trnet import config, tuning
-from trnet.errors import UserError
+from trnet.errors import Diverged, UserError
 from trnet.suite import Suite
 
 BASE = """
@@ -113,7 +113,7 @@ def test_among_equal_accuracies_the_lower_loss_is_chosen(folder):
 
 def test_an_experiment_of_which_every_pair_diverges_keeps_its_file(folder, tmp_path, monkeypatch):
     texts = {path: path.read_text() for path in folder.iterdir()}
-    monkeypatch.setattr(tuning, "train_missing", lambda wanted, *_, **__: [None] * len(wanted))
+    monkeypatch.setattr(tuning, "train_missing", lambda wanted, *_: [Diverged()] * len(wanted))
     with pytest.raises(
         UserError, match=r"^toy/base: every pair diverged; lower tune.learning_rate$"
     ):

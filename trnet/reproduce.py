@@ -14,16 +14,19 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from trnet.config import Config
-from trnet.errors import Diverged, UserError
+from trnet.errors import UserError
 from trnet.report.write import write_report
-from trnet.result import Result
+from trnet.result import Result, write_failure
+from trnet.run_folder import earlier_result, run_folder
 from trnet.suite import Suite
 from trnet.training.stopping import Stop, heard, stop_now
 
 _STOP = Stop()  # of a child process
 
 
-def reproduce(suite: Suite, seeds: Sequence[int], devices: str, jobs: int | None = None) -> Suite:
+def reproduce(
+    suite: Suite, seeds: Sequence[int], devices: str, jobs: int | None = None
+) -> tuple[Suite, list[str]]:
     """Train every experiment from every seed, unless it has a result, and write the report.
 
     Parameters
@@ -35,27 +38,24 @@ def reproduce(suite: Suite, seeds: Sequence[int], devices: str, jobs: int | None
 
     Returns
     -------
-    Suite
-        The same suite, which reads what is measured now.
+    Suite, list of str
+        The same suite, which reads what is measured now, and a line for each run without a result.
     """
     wanted = [config.with_seed(seed) for seed in seeds for config in suite.configs.values()]
-    train_missing(wanted, suite.runs, devices, jobs)
+    outcomes = train_missing(wanted, suite.runs, devices, jobs)
     suite = replace(suite)
     write_report(suite)
-    return suite
+    return suite, [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
 
 
 def train_missing(
-    wanted: Sequence[Config],
-    runs: Path,
-    devices: str,
-    jobs: int | None = None,
-    may_diverge: bool = False,
-) -> list[Result | None]:
+    wanted: Sequence[Config], runs: Path, devices: str, jobs: int | None = None
+) -> list[Result | UserError]:
     """Train what has no result yet, each run in a process of its own.
 
     A small network leaves cores idle; several processes, with a share of the threads each, do not.
-    All configs and data are checked before the first run starts.
+    All configs and data are checked before the first run starts. A run that diverges, is killed or
+    cannot be written stops no other one.
 
     Parameters
     ----------
@@ -66,24 +66,24 @@ def train_missing(
         As :func:`trnet.training.devices.parse_devices` takes them.
     jobs : int, optional
         Runs at a time: by default one per core, or one if it trains on GPUs.
-    may_diverge : bool
-        Whether a run that diverges is left without a result. If not, it stops all others.
 
     Returns
     -------
-    list of Result or None
-        The results of all that was wanted; None for a run that diverged.
+    list of Result or UserError
+        Of each that was wanted its result, or why it has none: :class:`~trnet.errors.Diverged`,
+        or another error.
 
     Raises
     ------
     UserError
-        If a run cannot be trained, is killed, or diverges.
+        If a config, its data or its weights cannot be used; then nothing is trained.
     """
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
     on_cpu = parse_devices(devices)[0].device_type == "cpu"
-    missing = [config for config in wanted if experiment.earlier_result(config, runs) is None]
+    outcomes = [_earlier(config, runs) for config in wanted]
+    missing = [config for config, outcome in zip(wanted, outcomes) if outcome is None]
     for config in missing:
         experiment.check(config, runs)
     networks = {(config.model_hash, str(config.train.freeze)): config for config in wanted}
@@ -91,67 +91,98 @@ def train_missing(
         experiment.build(config, experiment.find_dataset(config))
     for config in {config.dataset: config for config in missing}.values():
         experiment.check_data(config)
-    finished = len(wanted) - len(missing)
+    finished = sum(isinstance(outcome, dict) for outcome in outcomes)
     print(f"{len(wanted)} runs, of which {finished} have their result", flush=True)
     for line in dict.fromkeys(line for config in missing for line in config.train.cuts):
         print(line, flush=True)
 
     by_name = {config.name: config for config in wanted}
-    tasks = [
-        (config, by_name.get(config.baseline), runs, devices, may_diverge) for config in missing
-    ]
+    tasks = {
+        place: (config, by_name.get(config.baseline), runs, devices)
+        for place, (config, outcome) in enumerate(zip(wanted, outcomes))
+        if outcome is None
+    }
     cores = len(os.sched_getaffinity(0))
     jobs = jobs or (cores if on_cpu else 1)
     begin = time.monotonic()
     # The last digits of a result depend on the number of threads, so that number must not depend
     # on how many runs are missing.
     trained = _train_all(tasks, jobs, threads=max(1, cores // jobs))
-    for done, (config, result) in enumerate(trained, start=1):
+    for done, (place, outcome) in enumerate(trained, start=1):
+        config, outcomes[place] = wanted[place], outcome
         minutes = (time.monotonic() - begin) / done * (len(tasks) - done) / 60
-        outcome = "diverged" if result is None else f"Top-1 {100 * result['top1']:6.2f} %"
+        if isinstance(outcome, UserError):
+            write_failure(run_folder(runs, config), config.hash, str(outcome))
+            said = "no result"
+        else:
+            said = f"Top-1 {100 * outcome['top1']:6.2f} %"
         print(
             f"[{done:>{len(str(len(tasks)))}}/{len(tasks)}] {config.name:<20} "
-            f"seed {config.seed}  {outcome:<14}  {minutes:4.0f} min left",
+            f"seed {config.seed}  {said:<14}  {minutes:4.0f} min left",
             flush=True,
         )
-    return [experiment.earlier_result(config, runs) for config in wanted]
+    return outcomes
+
+
+def _earlier(config: Config, runs: Path) -> Result | UserError | None:
+    """A run's result, or None without one, or why its folder cannot be used."""
+    try:
+        return earlier_result(config, runs)
+    except UserError as error:
+        return error
 
 
 def _train_all(
-    tasks: Sequence[tuple], jobs: int, threads: int
-) -> Iterator[tuple[Config, Result | None]]:
-    """Run the tasks in child processes; yields each config and its result when it is trained."""
+    tasks: dict[int, tuple], jobs: int, threads: int
+) -> Iterator[tuple[int, Result | UserError]]:
+    """Run tasks in child processes; yields the key of each, and its result or why it has none."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    left, suspected = dict(tasks), []
+    while left:
+        batch = [suspected.pop(0)] if suspected else [*left]
+        try:
+            for place, outcome in _train_in_pool({place: left[place] for place in batch}, jobs):
+                del left[place]
+                yield place, outcome
+        except BrokenProcessPool:
+            # A child was killed, and the pool does not say which one. They start in this order.
+            if len(batch) > 1:
+                suspected = [*left][: jobs + 1]
+                continue
+            config, *_ = left.pop(batch[0])
+            why = "was killed, possibly out of memory; --jobs 1 needs the least memory"
+            error = UserError(f"{config.suite}/{config.name}, seed {config.seed}: {why}")
+            yield batch[0], error
+
+
+def _train_in_pool(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Result | UserError]]:
+    """Run tasks in the processes of one pool, which all end if one is killed."""
     context = get_context("spawn")  # MXNet's threads do not survive a fork
     with heard(stop_now), ProcessPoolExecutor(jobs, context, initializer=_follow_parent) as pool:
         try:
-            for future in as_completed([pool.submit(_train, *task) for task in tasks]):
-                yield future.result()
-        except BaseException as error:
+            futures = {pool.submit(_train, *task): place for place, task in tasks.items()}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
                 process.terminate()  # it saves a checkpoint first
-            if isinstance(error, BrokenProcessPool):
-                why = "a run was killed, possibly out of memory; --jobs 1 needs the least memory"
-                raise UserError(why) from None
             raise
 
 
-def _train(
-    config: Config, baseline: Config | None, runs: Path, devices: str, may_diverge: bool
-) -> tuple[Config, Result | None]:
+def _train(config: Config, baseline: Config | None, runs: Path, devices: str) -> Result | UserError:
     """Train one run, in a child process."""
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
+    write_failure(run_folder(runs, config), config.hash, None)
     try:
-        devices = parse_devices(devices)
-        result = experiment.train(config, baseline, runs, devices, show=False, stop=_STOP)
-    except Diverged:
-        if not may_diverge:
-            raise
-        result = None
-    return config, result
+        contexts = parse_devices(devices)
+        return experiment.train(config, baseline, runs, contexts, show=False, stop=_STOP)
+    except UserError as error:
+        return error
+    except OSError as error:  # such as a full disk
+        return UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _follow_parent() -> None:

@@ -28,6 +28,7 @@ from trnet.files import Sealed, check_seal, read_json, sealed, write_aside
 from trnet.tensor import cuda
 
 VERSION = 2
+_FAILURE = "failed.json"
 _PACKAGES = ("mxnet", "gluoncv", "tensorly", "numpy", "trnet")
 
 
@@ -204,6 +205,37 @@ def read_results(path: Path) -> list[Result]:
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Write the results of a suite into its ``runs.json``."""
     write_aside(path, json.dumps([*map(_noted, results)], indent=1) + "\n")
+
+
+class Failure(Sealed):
+    """Why a run has no result: it diverged, or its process was killed."""
+
+    config_hash: str
+    why: str
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """Read why a run folder has no result; None if it has one, or was not tried to the end.
+
+    Raises
+    ------
+    UserError
+        As :func:`read_result` does.
+    """
+    path = folder / _FAILURE
+    if not path.is_file() or (folder / "result.json").is_file():
+        return None
+    return read_json(path, Annotated[Failure, BeforeValidator(check_seal)])
+
+
+def write_failure(folder: Path, config_hash: str, why: str | None) -> None:
+    """Note in a run folder why it has no result; None takes the note away."""
+    if why is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = sealed({"config_hash": config_hash, "why": why})
+        write_aside(folder / _FAILURE, json.dumps(content, indent=2) + "\n")
+    else:
+        (folder / _FAILURE).unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

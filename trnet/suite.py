@@ -22,7 +22,7 @@ from trnet.files import check_seal, read_json, sealed, write_aside
 from trnet.report import summary
 from trnet.report.published import Publications, read_published
 from trnet.report.summary import Row
-from trnet.result import Result, read_result, read_results
+from trnet.result import Result, read_failure, read_result, read_results
 
 
 class Head(TypedDict):
@@ -129,7 +129,19 @@ class Suite:
         """A row per experiment: published, computed, and measured if there are runs."""
         published = self.publications.of(self.name)
         rows = summary.summarise([*self.configs.values()], self.weights, self.measured, published)
-        return [replace(row, twin=self._twins.get(row.name)) for row in rows]
+        return [
+            replace(row, twin=self._twins.get(row.name), failed=self._failed(row.name))
+            for row in rows
+        ]
+
+    def _failed(self, name: str) -> tuple[tuple[int, str], ...]:
+        """Seeds of an experiment without a result, and why; as the run folders note."""
+        failed = []
+        for folder in (self.runs / self.name / name).glob("seed*"):
+            failure = read_failure(folder)
+            if failure is not None and failure["config_hash"] == self.configs[name].hash:
+                failed.append((int(folder.name.removeprefix("seed")), failure["why"]))
+        return tuple(sorted(failed))
 
     @cached_property
     def _twins(self) -> dict[str, Row]:

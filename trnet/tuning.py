@@ -19,7 +19,7 @@ from statistics import mean
 from ruamel.yaml import YAML
 
 from trnet.config import Config, load
-from trnet.errors import UserError
+from trnet.errors import Diverged, UserError
 from trnet.files import write_aside
 from trnet.reproduce import train_missing
 from trnet.suite import Suite
@@ -85,8 +85,11 @@ def tune(suite: Suite, devices: str, jobs: int | None = None) -> list[Trial]:
                 f"so that {file.name} can be updated"
             )
     wanted = [run for config in configs for run in _trials(config)]
-    trained = train_missing(wanted, suite.runs, devices, jobs, may_diverge=True)
-    by_run = {(run["name"], run["seed"]): run for run in trained if run is not None}
+    by_run = {}
+    for config, outcome in zip(wanted, train_missing(wanted, suite.runs, devices, jobs)):
+        if isinstance(outcome, UserError) and not isinstance(outcome, Diverged):
+            raise outcome
+        by_run[config.name, config.seed] = _DIVERGED if isinstance(outcome, Diverged) else outcome
     scored = [trial for config in configs for trial in _scored(config, by_run)]
     suite.output.mkdir(parents=True, exist_ok=True)
     write_aside(suite.output / "tuning.csv", _csv(scored))
@@ -135,7 +138,7 @@ def _name(config: Config, learning_rate: float, weight_decay: float) -> str:
 def _scored(config: Config, by_run: dict) -> list[Trial]:
     trials = []
     for pair in _pairs(config):
-        of = [by_run.get((_name(config, *pair), seed), _DIVERGED) for seed in _seeds(config)]
+        of = [by_run[_name(config, *pair), seed] for seed in _seeds(config)]
         top1, loss = (mean(run[key] for run in of) for key in ("top1", "loss"))
         trials.append(Trial(config.name, *pair, top1, loss))
     best = max(trials, key=lambda trial: (math.isfinite(trial.loss), trial.top1, -trial.loss))

@@ -1,11 +1,14 @@
 """Train a suite, and write its tables and plots.
 
 Every experiment is trained from every seed, unless its result is there. A training that was stopped
-resumes after its last complete epoch. Tables and plots are written into RESULTS/<suite>/.
+resumes where its last checkpoint is. Tables and plots are written into RESULTS/<suite>/. A run that
+diverges or is killed stops no other one; in the end all without a result are named, and the exit
+code is 1.
 """
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
 from trnet.cli import arguments
@@ -39,6 +42,12 @@ def run(options: Namespace) -> None:
     from trnet.suite import Suite
 
     suite = Suite.load(options.suite, options.runs, options.results)
-    suite = reproduce(suite, [int(seed) for seed in seeds], options.devices, options.jobs)
+    seeds = [int(seed) for seed in seeds]
+    suite, failures = reproduce(suite, seeds, options.devices, options.jobs)
     print(f"\n{table(suite.rows)}\n")
     print(f"Written to {suite.output}/")
+    if failures:
+        count = len(seeds) * len(suite.configs)
+        heading = f"{len(failures)} of {count} runs have no result:"
+        print(heading, *failures, sep="\n", file=sys.stderr)
+        sys.exit(1)

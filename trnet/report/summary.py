@@ -69,6 +69,8 @@ class Row:
         Of Top-1 in points, as it is published or between two published Top-1.
     collapsed : tuple of (int, float)
         Seeds whose Top-1, in percent, is below half of the median over the seeds.
+    failed : tuple of (int, str)
+        Seeds without a result, and why.
     dataset : str
     twin : Row or None
         An experiment with the same head on other images.
@@ -88,6 +90,7 @@ class Row:
     curve: tuple[float, ...] | None = None
     published_change: float | None = None
     collapsed: tuple[tuple[int, float], ...] = ()
+    failed: tuple[tuple[int, str], ...] = ()
     dataset: str = ""
     twin: Row | None = None
 

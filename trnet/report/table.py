@@ -98,6 +98,11 @@ def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
         for row in rows
         for seed, top1 in row.collapsed
     ]
+    notes += [
+        f"{row.name}: seed {seed} has no result, and counts in no mean: {why}."
+        for row in rows
+        for seed, why in row.failed
+    ]
     notes += [f"{row.name}: {row.published.note}." for row in rows if row.published.note]
     sources = dict.fromkeys(row.published.source for row in rows if row.published.source)
     return notes + [f"Published: {source}." for source in sources]
