@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from trnet import config as configs
-from trnet.config import Config
+from trnet.config import Config, DenseHead
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
 from trnet.files import write_aside
@@ -83,6 +83,14 @@ def count(config: Config) -> ParameterCount:
     return count_head(build(config, dataset), dataset.shape)
 
 
+def _own_head(config: Config) -> Config | None:
+    """A config with the backbone's own head, for one that names no baseline of a TCL or TRL."""
+    if isinstance(config.model.head, DenseHead):
+        return None
+    changes = {"head": DenseHead(type="dense"), "fit": None, "pretrained": False}
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+
+
 def check(config: Config, runs: Path) -> None:
     """Refuse a config that cannot be trained into its run folder, before anything is trained.
 
@@ -134,7 +142,8 @@ def train(
     ----------
     config : Config
     baseline : Config or None
-        The experiment whose head the savings are measured against; None for itself.
+        The experiment whose head the savings are measured against. None for the backbone's own
+        head, or for itself if its head is dense.
     runs : Path
         The folder of the run folders.
     contexts : list of Context
@@ -175,6 +184,7 @@ def train(
     dataset = find_dataset(config)
     network = build(config, dataset)
     head = count_head(network, dataset.shape)
+    baseline = baseline or _own_head(config)
     baseline_weights = count(baseline).weights if baseline else head.weights
     source = load(config, dataset, Shard(workers.index, workers.count))
     workers.agree("the number of images to train on", source.train_size)

@@ -91,7 +91,8 @@ class Result(TypedDict):
     curve : Curve
     head_parameters : Parameters
     baseline_head_weights : int
-        Weights in the head of the experiment's baseline; its own if it is a baseline.
+        Weights in the head of the experiment's baseline. Without one: of the backbone's own head,
+        or of itself if it is dense.
     space_savings : float
         1 − weights / baseline's weights, a share.
     epochs : int

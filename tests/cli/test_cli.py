@@ -216,3 +216,18 @@ def test_kvstores_are_those_that_train():
     parser = cli.make_parser()
     for kvstore in KVSTORES:
         assert parser.parse_args(["train", "c.yaml", "--kvstore", kvstore]).kvstore == kvstore
+
+
+def test_published_numbers_that_are_elsewhere_are_named(tmp_path, monkeypatch, capsys):
+    """From another folder, without a word, they would be missing."""
+    monkeypatch.chdir(tmp_path)
+    cli.main(["tabulate", str(ROOT / "configs/imagenet")])
+    out, err = capsys.readouterr()
+    assert "publ." not in out
+    assert err == (
+        "note: results has no published.yaml, so nothing is shown as published; "
+        f"--results {ROOT / 'results'} has one\n"
+    )
+    cli.main(["tabulate", str(ROOT / "configs/imagenet"), "--results", str(ROOT / "results")])
+    out, err = capsys.readouterr()
+    assert "publ." in out and err == ""

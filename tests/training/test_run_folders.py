@@ -142,6 +142,18 @@ def test_savings_are_against_the_baseline_on_the_same_data(tmp_path):
     assert baseline.name == "resnet101"
 
 
+def test_savings_without_a_baseline_are_against_the_backbones_own_head(tmp_path):
+    """(32, 7, 7) to 512, 512 and 10 for a TRL, and none at all for a dense head of fewer."""
+    keys = ["baseline=null", "train.epochs=1", "dataset.samples=100"]
+    own = 32 * 7 * 7 * 512 + 512 * 512 + 512 * 10
+    chosen = config.load(CONFIG, keys)
+    result = experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
+    assert result["baseline_head_weights"] == own
+    assert result["space_savings"] == 1 - result["head_parameters"]["weights"] / own
+    dense = config.load(CONFIG.with_name("vgg.yaml"), keys)
+    assert experiment.train(dense, None, tmp_path, CPU.devices, show=False)["space_savings"] == 0
+
+
 def test_evaluation_finds_data_that_moved(finished):
     runs, chosen, _ = finished
     with pytest.raises(UserError, match=r"dataset\.root: expected null, .* got 'elsewhere'"):

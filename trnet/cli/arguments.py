@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trnet.errors import UserError
+
+if TYPE_CHECKING:
+    from trnet.suite import Suite
 
 
 def positive(name: str) -> Callable[[str], int]:
@@ -43,6 +48,22 @@ def add_suite(parser: ArgumentParser) -> None:
     parser.add_argument("suite", type=Path, help="a folder of configs, such as configs/mnist")
     add_runs(parser)
     add_results(parser)
+
+
+def load_suite(options: Namespace) -> Suite:
+    """Load the suite that :func:`add_suite` declares; says where published numbers are left out."""
+    from trnet.suite import Suite
+
+    suite = Suite.load(options.suite, options.runs, options.results)
+    root = options.suite.resolve().parents[suite.name.count("/")]  # the folder of all suites
+    elsewhere = root.parent / "results" / "published.yaml"
+    if elsewhere.is_file() and not (options.results / elsewhere.name).is_file():
+        print(
+            f"note: {options.results} has no published.yaml, so nothing is shown as published; "
+            f"--results {elsewhere.parent} has one",
+            file=sys.stderr,
+        )
+    return suite
 
 
 def add_jobs(parser: ArgumentParser) -> None:

@@ -30,9 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Draw the plot."""
     from trnet.report.write import write_rank_accuracy
-    from trnet.suite import Suite
 
-    suite = Suite.load(options.suite, options.runs, options.results)
+    suite = arguments.load_suite(options)
     output = options.output or suite.output / "rank_vs_accuracy.png"
     write_rank_accuracy(suite, output)
     print(f"Written to {output}")

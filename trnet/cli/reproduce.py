@@ -39,9 +39,8 @@ def run(options: Namespace) -> None:
 
     from trnet.report.table import table
     from trnet.reproduce import reproduce
-    from trnet.suite import Suite
 
-    suite = Suite.load(options.suite, options.runs, options.results)
+    suite = arguments.load_suite(options)
     seeds = [int(seed) for seed in seeds]
     suite, failures = reproduce(suite, seeds, options.devices, options.jobs)
     print(f"\n{table(suite.rows)}\n")

@@ -30,7 +30,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Print the table."""
     from trnet.report.table import table
-    from trnet.suite import Suite
 
-    suite = Suite.load(options.suite, options.runs, options.results)
+    suite = arguments.load_suite(options)
     print(table(suite.rows, options.format).rstrip())

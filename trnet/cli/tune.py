@@ -25,10 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Try the pairs and show what was chosen."""
-    from trnet.suite import Suite
     from trnet.tuning import tune
 
-    suite = Suite.load(options.suite, options.runs, options.results)
+    suite = arguments.load_suite(options)
     for trial in tune(suite, options.devices, options.jobs):
         if trial.chosen:
             print(
