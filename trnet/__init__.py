@@ -13,6 +13,10 @@ __version__ = "0.1.0"
 __all__ = ["TCL", "TRL", "Trainer", "__version__", "export_onnx", "fold"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):
     """Import MXNet with the first layer asked for, so that configs and tables need not wait."""
     if name in ("TCL", "TRL", "fold"):

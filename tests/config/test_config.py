@@ -407,3 +407,21 @@ def test_what_a_run_does_not_depend_on_is_not_in_its_hash(tmp_path):
     assert config.load(path).hash == plain.hash
     path.write_text(text(dataset="dataset: {name: mnist, samples: 300}"))
     assert config.load(path).hash != plain.hash
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("rank: (8, 4, 4, 10)", r"model.head.rank: expected .*; YAML has lists in square brackets"),
+        ("{type: tcl, rank: (8, 4)}", r"model.head.4\): unknown key; YAML has lists in square br"),
+    ],
+)
+def test_lists_in_round_brackets_are_explained(text, said, tmp_path):
+    head = text if text.startswith("{") else f"\n    type: trl\n    {text}"
+    path = tmp_path / "round.yaml"
+    path.write_text(
+        f"name: round\ndataset: {{name: mnist}}\nmodel:\n  backbone: small_vgg2\n  head: {head}\n"
+        "train: {epochs: 1, batch_size: 50, learning_rate: 0.05, schedule: {type: cosine}}\n"
+    )
+    with pytest.raises(ConfigError, match=said):
+        config.load(path)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import mxnet as mx
+import numpy as np
 import pytest
 from layers.helpers import KINDS, build, close, normal, numpy_output
 from mxnet.gluon import nn
+
+import trnet
+from trnet import TCL, TRL
 
 
 @pytest.fixture(params=KINDS)
@@ -58,3 +62,32 @@ def test_wrong_implementation(refusal, kind, implementation):
     said = repr(implementation), "'fused'", "'tensorly'"
     message = refusal(lambda: build(kind, implementation=implementation), *said)
     assert message.startswith(("TCL tcl", "TRL trl"))
+
+
+@pytest.mark.parametrize("make", [lambda: TRL(10, (3, 2, 2, 4)), lambda: TCL((3, 2, 2))])
+@pytest.mark.parametrize("given", [np.zeros((2, 8, 4, 4), "float32"), [[1.0]], None])
+def test_what_is_no_array_of_mxnet_is_named(make, given):
+    """Before the shape is inferred, and after it."""
+    layer = make()
+    layer.initialize()
+    said = rf"input: expected an NDArray, as mx.nd.array makes it, got {type(given).__name__}$"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=said):
+            layer(given)
+        layer(mx.nd.zeros((2, 8, 4, 4)))
+
+
+def test_no_dense_layer_is_named():
+    layer = TRL(10, (3, 2, 2, 4), in_shape=(8, 4, 4))
+    layer.initialize()
+    with pytest.raises(ValueError, match=r"dense: expected a trained nn.Dense, got NoneType$"):
+        layer.init_from_dense(None)
+
+
+def test_ranks_as_tensorly_writes_them_are_explained():
+    with pytest.raises(ValueError, match=r"inner ranks without TensorLy's 1 at both ends: 3 int"):
+        TRL(10, (1, 3, 4, 5, 1), in_shape=(8, 4, 4), factorization="tensor_train")
+
+
+def test_completion_lists_the_layers():
+    assert {"TCL", "TRL", "Trainer", "fold", "export_onnx"} <= set(dir(trnet))

@@ -32,6 +32,9 @@ _LIMITS = {
 }
 
 
+_BRACKETS = "YAML has lists in square brackets, as [8, 4, 4, 10]"
+
+
 def explain(error: ValidationError, tree: Any, path: Path) -> ConfigError:
     """The first thing that is wrong, as one line.
 
@@ -54,6 +57,7 @@ def explain(error: ValidationError, tree: Any, path: Path) -> ConfigError:
         known = _known_keys(keys[:-1], tree)
         close = difflib.get_close_matches(str(keys[-1]), known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
+        hint = f"{_BRACKETS}; " if str(keys[-1]).endswith(")") else hint
         return ConfigError(f"{where}: unknown key; {hint}known here: {', '.join(known)}")
     if first["type"] in ("missing", "union_tag_not_found"):
         missing = "" if first["type"] == "missing" else ".type"
@@ -64,7 +68,9 @@ def explain(error: ValidationError, tree: Any, path: Path) -> ConfigError:
     if isinstance(first["input"], dict) and first["type"] == "value_error":  # a check across keys
         message = _expected(first)
         return ConfigError(f"{where}.{message}" if key else f"{file}: {message}")
-    return ConfigError(f"{where}: expected {_expected(first)}, got {short(first['input'])}")
+    got = short(first["input"])
+    hint = f"; {_BRACKETS}" if isinstance(first["input"], str) and got.startswith("'(") else ""
+    return ConfigError(f"{where}: expected {_expected(first)}, got {got}{hint}")
 
 
 def short(value: Any) -> str:

@@ -32,6 +32,9 @@ class TensorBlock(HybridBlock):
     _checks = True  # in graphs, the sizes of an input's modes
 
     def forward(self, x):
+        if not isinstance(x, (mx.nd.NDArray, mx.sym.Symbol)):
+            made = "as mx.nd.array makes it"
+            self._error(f"input: expected an NDArray, {made}, got {type(x).__name__}")
         if isinstance(x, mx.nd.NDArray):
             self._infer_in_shape(x.shape[1:])
         elif self.in_shape is None:

@@ -57,6 +57,8 @@ class TCL(TensorBlock):
     ------
     ValueError
         For a wrong rank or input; the message names the mode and what was expected.
+        Within a hybridized network Gluon checks no shapes: there an input of as many elements may
+        pass, such as (8, 2, 8) for (8, 4, 4).
 
     Inputs
     ------

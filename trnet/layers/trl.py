@@ -103,6 +103,8 @@ class TRL(TensorBlock):
     ------
     ValueError
         For a wrong rank or input; the message names the mode and what was expected.
+        Within a hybridized network Gluon checks no shapes: there an input of as many elements may
+        pass, such as (8, 2, 8) for (8, 4, 4).
 
     Inputs
     ------
@@ -244,6 +246,8 @@ class TRL(TensorBlock):
             For a dense layer of another shape, with a weight that is not finite, or with a bias
             where this layer has none; for data of another shape.
         """
+        if not isinstance(dense, nn.Dense):
+            self._error(f"dense: expected a trained nn.Dense, got {type(dense).__name__}")
         in_shape = self._known_in_shape()
         if pooled_modes is None:
             pooled_modes = self._pooled_modes

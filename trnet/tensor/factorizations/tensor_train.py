@@ -71,7 +71,8 @@ class TensorTrain(Factorization):
         return [min(prod(self.shape[:cut]), prod(self.shape[cut:])) for cut in cuts]
 
     def _exact_rank(self, rank: Rank) -> tuple[int, ...]:
-        ranks = check_ranks(rank, len(self.shape) - 1, "(r1, …, rN), a tensor train's inner ranks")
+        form = "(r1, …, rN), a tensor train's inner ranks without TensorLy's 1 at both ends"
+        ranks = check_ranks(rank, len(self.shape) - 1, form)
         for mode, (r, bound) in enumerate(zip(ranks, self._largest_ranks), start=1):
             check_rank(r, bound, f"the cut after mode {mode}")
         return tuple(map(int, ranks))
