@@ -425,3 +425,30 @@ def test_lists_in_round_brackets_are_explained(text, said, tmp_path):
     )
     with pytest.raises(ConfigError, match=said):
         config.load(path)
+
+
+PLAIN = (
+    "name: g\ndataset: {name: mnist}\nmodel: {backbone: small_vgg2, head: {type: dense}}\n"
+    "train: {epochs: 1, batch_size: 50, learning_rate: 0.05, schedule: {type: cosine}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            PLAIN + "a: &a [x, x]\n" + "b: &b [" + "*a, " * 99 + "]\nc: [" + "*b, " * 99 + "]",
+            "10000",
+        ),
+        (PLAIN + "a: &a [*a]\n", "at most 10000 values"),
+        (PLAIN + "a: &a {k: *a}\n", "at most 10000 values"),
+        (PLAIN.replace("epochs: 1", f"epochs: {'9' * 400}"), "train.epochs: expected an integer"),
+        (PLAIN.replace("0.05", "1e300"), "train.learning_rate: expected a number"),
+        (PLAIN.replace("name: mnist", "name: synthetic, size: 60000"), "dataset.size"),
+    ],
+)
+def test_what_is_endless_or_too_large_is_refused_at_once(text, said, tmp_path):
+    path = tmp_path / "large.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"^[^\n]*large.yaml: [^\n]*{said}[^\n]*$"):
+        config.load(path)

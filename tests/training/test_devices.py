@@ -53,3 +53,9 @@ def test_a_driver_that_fails_is_named(monkeypatch):
     monkeypatch.setattr(mx.context, "num_gpus", fail)
     with pytest.raises(UserError, match=r"cannot count the GPUs \(no driver\); use --devices cpu$"):
         parse_devices("auto")
+
+
+def test_numbers_of_devices_are_bounded():
+    """MXNet allocates an array of all devices up to the last: without end."""
+    with pytest.raises(UserError, match="--devices: expected numbers up to 255, got 'cpu:2147483"):
+        parse_devices("cpu:2147483647")

@@ -158,3 +158,19 @@ def test_evaluation_finds_data_that_moved(finished):
     runs, chosen, _ = finished
     with pytest.raises(UserError, match=r"dataset\.root: expected null, .* got 'elsewhere'"):
         inference.score(run_folder(runs, chosen), "latest", CPU.devices, root="elsewhere")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{type: dense, hidden: [2000000000]}",
+        "{type: trl, factorization: cp, rank: 100000000}",
+    ],
+)
+def test_arrays_that_mxnet_cannot_hold_are_refused(head, tmp_path):
+    chosen = config.load(CONFIG.with_name("vgg.yaml"), [f"model.head={head}"])
+    with pytest.raises(
+        UserError, match=r"^mnist/vgg: model.head: [^\n]*at most 2147483646 elements"
+    ):
+        experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
+    assert not any(tmp_path.iterdir())

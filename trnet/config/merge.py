@@ -12,6 +12,8 @@ from ruamel.yaml.error import YAMLError
 from trnet.config.errors import short
 from trnet.errors import ConfigError
 
+_MOST_VALUES = 10_000
+
 
 class Tree(dict):
     """A mapping of a config that remembers the file of each of its keys."""
@@ -88,12 +90,29 @@ def parse_mapping(text: str, path: Path) -> Tree:
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML; a :class:`~trnet.errors.ConfigError` names the source and the line."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        content = YAML(typ="safe", pure=True).load(text)
+        _check_size(content)
+        return content
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join((getattr(error, "problem", None) or str(error)).split())
+        problem = "an integer of too many digits" if "integer string" in problem else problem
         raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from None
+
+
+def _check_size(content: Any) -> None:
+    """Refuse what is small as text and large or endless as a tree, by aliases of aliases."""
+    count, waiting = 0, [content]
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ValueError(f"expected at most {_MOST_VALUES} values, with those of aliases")
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += value
 
 
 def parse_override(override: str) -> Tree:

@@ -99,13 +99,14 @@ def _import_each(modules: list[str]) -> list[str]:
     return modules
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
 Rank = Annotated[Any, BeforeValidator(_rank_in_some_form)]
 TCLRank = Annotated[list, BeforeValidator(_rank_of_tcls)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# What MXNet computes in float32.
+NonNegative = Annotated[float, Field(ge=0, lt=1e38, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, lt=1e38, allow_inf_nan=False)]
 
 
 class _Schema(BaseModel):
@@ -125,7 +126,7 @@ class Dataset(_Schema):
     root: Optional[str] = None
     augment: bool = True
     classes: Optional[Annotated[int, Field(ge=2)]] = None
-    size: Optional[PositiveInt] = None
+    size: Optional[Annotated[int, Field(ge=1, le=4096)]] = None
     samples: Optional[PositiveInt] = None
     holdout: Optional[OpenFraction] = None
 
@@ -297,7 +298,7 @@ class Train(_Schema):
     With 0 epochs, the network is scored as it starts; this needs trained weights.
     """
 
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0, lt=2**31)]
     batch_size: PositiveInt
     learning_rate: Positive
     momentum: Fraction = 0.9

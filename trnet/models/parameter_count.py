@@ -10,6 +10,7 @@ from trnet.models.shapes import parameter_shapes
 
 # Endings of the names that Gluon gives to parameters.
 _BIASES = ("bias",)
+_LARGEST = 2**31 - 2  # elements of an array, as MXNet's wheel is built
 _NORMALISATION = ("gamma", "beta", "running_mean", "running_var", "_length")
 
 
@@ -41,7 +42,16 @@ def count_parameters(shapes: dict[str, tuple[int, ...]]) -> ParameterCount:
 
 
 def count_head(network: Network, image_shape: tuple[int, int, int]) -> ParameterCount:
-    """Count the parameters of a network's head: everything after the activation tensor."""
+    """Count the parameters of a network's head: everything after the activation tensor.
+
+    Raises
+    ------
+    ValueError
+        For an array that is larger than MXNet can hold.
+    """
     head = network.output.collect_params()
     shapes = parameter_shapes(network, image_shape)
+    for name, shape in shapes.items():
+        if prod(shape) > _LARGEST:
+            raise ValueError(f"{name}: expected at most {_LARGEST} elements, got {shape}")
     return count_parameters({name: s for name, s in shapes.items() if name in head})

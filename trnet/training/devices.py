@@ -12,6 +12,8 @@ from trnet.training.distributed import ALONE, Workers
 
 _FORM = re.compile(r"(cpu|gpu)(?::(\d+(?:,\d+)*))?")
 
+_LAST_DEVICE = 255  # MXNet keeps an array of all up to the largest
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -57,6 +59,8 @@ def parse_devices(text: str) -> list[mx.Context]:
     indices = [int(number) for number in numbers.split(",")]
     if len(set(indices)) < len(indices):
         raise UserError(f"--devices: expected each device once, got {text!r}")
+    if max(indices) > _LAST_DEVICE:
+        raise UserError(f"--devices: expected numbers up to {_LAST_DEVICE}, got {text!r}")
     if kind == "gpu" and max(indices) >= (n_gpus := _count_gpus()):
         raise UserError(
             f"--devices: expected GPUs of this machine, on which MXNet sees {n_gpus}, got {text!r}"
