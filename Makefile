@@ -1,4 +1,6 @@
 # make reproduce: set up, train the embedded suite, leave its table and plot in results/mnist.
+# make reproduce-glyphs: set up, draw the glyphs, train the published heads on them, with tables and
+#                 plots in results/glyphs. It resumes; HOURS of two cores. Fonts that are missing are named.
 # make test:      set up, check the code, run the tests.
 # make docs:      set up, build the guide and its API reference into site/.
 # make benchmark: set up, with PyTorch in an environment of its own, and measure speed and memory
@@ -22,10 +24,20 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-.PHONY: reproduce test docs benchmark gpu-check gpu-driver clean
+.PHONY: reproduce reproduce-glyphs test docs benchmark gpu-check gpu-driver clean
 
 reproduce: .venv/installed
 	.venv/bin/trnet reproduce configs/mnist --seeds 0,1,2
+
+reproduce-glyphs: .venv/installed
+	.venv/bin/trnet prepare glyphs data/glyphs
+	for suite in scratch joint start frozen tcl; do \
+	    .venv/bin/trnet reproduce configs/glyphs/$$suite --seeds 0,1,2,3,4 || exit; \
+	done
+	.venv/bin/trnet reproduce configs/glyphs/tcl_vgg --seeds 0,1,2
+	.venv/bin/python benchmarks/spectra.py runs/glyphs/scratch/resnet/seed0 \
+	    runs/glyphs/tcl/alexnet/seed0 runs/glyphs/tcl/paper_alexnet/seed0 runs/glyphs/tcl_vgg/vgg/seed0
+	.venv/bin/trnet report
 
 test: .venv/installed
 	.venv/bin/ruff check .

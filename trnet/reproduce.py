@@ -19,7 +19,7 @@ from trnet.report.write import write_report
 from trnet.result import Result, write_failure
 from trnet.run_folder import earlier_result, run_folder
 from trnet.suite import Suite
-from trnet.training.stopping import Stop, heard, stop_now
+from trnet.training.stopping import GRACE, Stop, heard, stop_now
 
 _STOP = Stop()  # of a child process
 
@@ -165,8 +165,12 @@ def _train_in_pool(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Re
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
+            children, deadline = active_children(), time.monotonic() + GRACE
+            for process in children:
                 process.terminate()  # it saves a checkpoint first
+            for process in children:
+                process.join(max(0.0, deadline - time.monotonic()))
+                process.kill()
             raise
 
 

@@ -128,6 +128,27 @@ def test_signals_are_heard_and_given_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_process_that_does_not_end_is_ended():
+    """A handler alone would wait until a call into MXNet returns."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, signal, threading\n"
+            "from trnet.training.stopping import Stop, heard\n"
+            "with heard(Stop(), 0.5):\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    while True: pass\n",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 143
+    assert done.stderr.startswith("ended 0.5 seconds after a signal") and done.stdout == ""
+
+
 def test_what_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = Stop()

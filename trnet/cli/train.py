@@ -61,10 +61,10 @@ def run(options: Namespace) -> None:
 
         from trnet import experiment
         from trnet.training.devices import parse_devices
-        from trnet.training.stopping import Stop, heard
+        from trnet.training.stopping import GRACE, Stop, heard
 
         contexts, stop = parse_devices(options.devices), Stop()
-        with heard(stop):
+        with heard(stop, GRACE):
             result = experiment.train(
                 chosen, baseline, options.runs, contexts, workers=workers, stop=stop
             )

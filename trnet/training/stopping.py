@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from typing import NoReturn, Optional
 from trnet.errors import Stopped
 
 Handler = Callable[[int, Optional[FrameType]], None]
+
+GRACE = 10.0  # seconds in which a process has to end, before it is ended
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -37,24 +41,56 @@ class Stop:
         self.signal = number
 
 
-@contextmanager
-def heard(stop: Handler) -> Iterator[None]:
-    """Let ``stop`` handle the signals that ask a process to end.
-
-    One that the process was started to ignore, as by nohup, stays ignored.
-    """
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def stop_now(number: int, frame: FrameType | None) -> NoReturn:
     """Handle a signal by an exception."""
     raise Stopped("stopped", number)
+
+
+@contextmanager
+def heard(handler: Handler, grace: float | None = None) -> Iterator[None]:
+    """Let ``handler`` handle the signals that ask a process to end.
+
+    One that the process was started to ignore, as by nohup, stays ignored.
+
+    Parameters
+    ----------
+    handler : callable
+        As :func:`signal.signal` takes it.
+    grace : float, optional
+        Seconds after a signal in which this context has to be left; then the process is ended. A
+        handler alone would wait for ever for MXNet to come back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handled = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in handled}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    woken_before = signal.set_wakeup_fd(writing)
+    left = threading.Event()
+    if grace is not None:
+        watch = threading.Thread(target=_end_after, args=(grace, reading, left), daemon=True)
+        watch.start()
+    try:
+        yield
+    finally:
+        left.set()
+        signal.set_wakeup_fd(woken_before)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+        os.close(writing)
+        if grace is not None:
+            watch.join()
+        os.close(reading)
+
+
+def _end_after(grace: float, reading: int, left: threading.Event) -> None:
+    """End the process some seconds after its first signal, unless it left its context before."""
+    numbers = os.read(reading, 1)  # Python writes them from C, whatever the main thread does
+    if numbers and numbers[0] in _SIGNALS and not left.wait(grace):
+        line = f"ended {grace:g} seconds after a signal; the same command resumes at a checkpoint"
+        try:
+            os.write(sys.stderr.fileno(), f"{line}\n".encode())
+        finally:
+            os._exit(128 + numbers[0])
