@@ -163,7 +163,13 @@ def test_what_was_ignored_stays_ignored():
 @pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_the_command_ends_with_a_checkpoint_and_says_how_to_resume(name, code, tmp_path):
     command = [sys.executable, str(ROOT / "scripts/train.py"), str(CONFIG), "--runs", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these may run by nohup
+    )
     checkpoints = tmp_path / "mnist/vgg_trl_8/seed0/checkpoints"
     wait_for(lambda: (checkpoints / "epoch-0001").is_dir(), 120)
     process.send_signal(getattr(signal, name))

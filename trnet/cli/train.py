@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
 
 from trnet.cli import arguments
 
@@ -64,7 +65,8 @@ def run(options: Namespace) -> None:
         from trnet.training.stopping import GRACE, Stop, heard
 
         contexts, stop = parse_devices(options.devices), Stop()
-        with heard(stop, GRACE):
+        # Of several workers none can save its part of an epoch, so they end at once.
+        with heard(stop, GRACE) if workers.count == 1 else nullcontext():
             result = experiment.train(
                 chosen, baseline, options.runs, contexts, workers=workers, stop=stop
             )
