@@ -1,6 +1,7 @@
 """Preparing ImageNet: records written, skipped, interrupted, resumed, refused, verified."""
 
 import fcntl
+import os
 import resource
 import shutil
 import signal
@@ -229,3 +230,20 @@ def test_a_folder_as_output_is_refused(source, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"{tmp_path}: expected the records' path without suffix, got a folder" in done.stderr
     assert f"use {tmp_path / 'train'} for train.rec" in done.stderr
+
+
+def test_what_is_no_image_is_ignored_with_a_count(source, tmp_path):
+    """By its name; and PostScript is not opened, whatever it is called: Ghostscript would start."""
+    folder = shutil.copytree(source, tmp_path / "source")
+    (folder / CLASSES[0] / "Thumbs.db").write_bytes(b"thumbs")
+    (folder / CLASSES[0] / "folder.jpg").mkdir()
+    os.mkfifo(folder / CLASSES[1] / "pipe.jpg")
+    (folder / CLASSES[1] / "drawn.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    listing = list_images(folder)
+    assert listing.ignored == 3 and len(listing.files) == len(list_images(source).files) + 1
+    done = script(folder, tmp_path / "train")
+    lines = done.stdout.splitlines()
+    assert f"skipped {CLASSES[1]}/drawn.jpg: is not an image" in lines
+    assert lines[-2] == "ignored 3 entries of class folders that are no images"

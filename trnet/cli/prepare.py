@@ -71,4 +71,6 @@ def run(options: Namespace) -> None:
         print(f"{options.output}.rec exists and is verified; nothing was written")
     for file, reason in done.skipped.items():
         print(f"skipped {file}: {reason}")
+    if done.ignored:
+        print(f"ignored {done.ignored} entries of class folders that are no images")
     print(f"{done.images} images, {done.classes} classes, {len(done.skipped)} skipped")

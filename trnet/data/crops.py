@@ -5,7 +5,6 @@ An image here is a float32 array (3, height, width), with values in [0, 255].
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trnet.data.images import decoding, to_rgb, upright
+from trnet.data.images import decoding, open_image, to_rgb, upright
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 
@@ -47,9 +46,9 @@ def read_crop(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.nd
     Undecodable
         If the file is not a complete image.
     """
-    content = io.BytesIO(path.read_bytes())
+    content = path.read_bytes()
     with decoding():
-        image = upright(Image.open(content))
+        image = upright(open_image(content))
     whole = np.array(image.size)
     box = np.reshape(choose(*image.size), (2, 2))  # ((left, upper), (right, lower))
     # A JPEG may be decoded at a fraction that leaves at least twice the pixels wanted.

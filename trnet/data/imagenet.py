@@ -63,7 +63,12 @@ def imagenet(request: Request) -> DataSource:
     def train_epoch(batch_size: int, seed: tuple[int, ...]) -> Iterator[Batch]:
         return train.train(source.train_batches(batch_size), min(batch_size, train.size), seed)
 
-    source = DataSource(train.size, validation.size, train_epoch, validation.validation)
+    ignored = {
+        name: f"{part.listing.ignored} entries of class folders that are no images"
+        for name, part in {"ignored in train": train, "ignored in val": validation}.items()
+        if isinstance(part, _Folder) and part.listing.ignored
+    }
+    source = DataSource(train.size, validation.size, train_epoch, validation.validation, ignored)
     return source
 
 

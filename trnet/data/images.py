@@ -16,6 +16,9 @@ from trnet.errors import UserError
 from trnet.tensor.backend import mx
 
 _ORIENTATION = 0x0112  # EXIF's tag
+# Whatever a file is called. For EPS, Pillow would start Ghostscript.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,14 @@ class Listing:
         ``class/file``, sorted.
     labels : np.ndarray
         int, (n,).
+    ignored : int
+        Entries of class folders that are no image files, by their names.
     """
 
     classes: list[str]
     files: list[str]
     labels: np.ndarray
+    ignored: int
 
 
 def list_images(folder: Path) -> Listing:
@@ -60,17 +66,21 @@ def list_images(folder: Path) -> Listing:
         )
     if not classes:
         raise UserError(f"{folder}: expected one folder of images per class, got an empty folder")
-    files, labels = [], []
+    files, labels, ignored = [], [], 0
     for label, name in enumerate(classes):
         with os.scandir(folder / name) as inside:
-            own = sorted(
-                entry.name for entry in inside if entry.is_file() and not entry.name.startswith(".")
-            )
+            shown = [entry for entry in inside if not entry.name.startswith(".")]
+        own = sorted(
+            entry.name
+            for entry in shown
+            if entry.is_file() and entry.name.lower().endswith(_SUFFIXES)
+        )
+        ignored += len(shown) - len(own)
         if not own:
             raise UserError(f"{folder / name}: expected images, got none; add some or delete it")
         files += [f"{name}/{file}" for file in own]
         labels += [label] * len(own)
-    return Listing(classes, files, np.array(labels))
+    return Listing(classes, files, np.array(labels), ignored)
 
 
 class Undecodable(Exception):
@@ -88,6 +98,11 @@ def decoding() -> Iterator[None]:
         raise Undecodable("is not an image") from None
     except Exception as error:
         raise Undecodable(f"cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Open an image file's bytes, of a format that this project knows; decode nothing yet."""
+    return Image.open(io.BytesIO(content), formats=_FORMATS)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -123,7 +138,7 @@ def for_mxnet(content: bytes, resize: int | None, quality: int) -> bytes:
     if not content:
         raise Undecodable("is empty")
     with decoding():
-        image = Image.open(io.BytesIO(content))
+        image = open_image(content)
         image.load()
     if resize and min(image.size) > resize:
         image = upright(image)

@@ -35,12 +35,15 @@ class Preparation:
         The reason by file, of those that are not images or are damaged.
     made : bool
         Whether the records were made; False if they were there, and were only verified.
+    ignored : int
+        Entries of class folders that are no image files, by their names.
     """
 
     images: int
     classes: int
     skipped: dict[str, str]
     made: bool
+    ignored: int
 
 
 def prepare(
@@ -86,7 +89,7 @@ def prepare(
         work.verify(rec, idx, skipped)
     work.beside("json.partial").unlink(missing_ok=True)
     images = len(listing.files) - len(skipped)
-    return Preparation(images, len(listing.classes), skipped, made)
+    return Preparation(images, len(listing.classes), skipped, made, listing.ignored)
 
 
 @dataclass(frozen=True)
