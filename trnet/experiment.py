@@ -329,6 +329,8 @@ def _start_trained(network: Network, config: Config, dataset: DataSet, compute: 
     def images() -> list[mx.nd.NDArray]:
         return _sample(config, dataset, compute, model.fit.images)
 
+    if isinstance(config.pretrained, str):
+        checkpoint.check_file(Path(config.pretrained))
     with _naming(config, "model.pretrained"):
         start = load_pretrained(
             network,

@@ -1,6 +1,8 @@
 """Run folders: results, runs that are finished, and what is refused before anything is trained."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from training.helpers import CONFIG, CPU, ROOT
@@ -174,3 +176,15 @@ def test_arrays_that_mxnet_cannot_hold_are_refused(head, tmp_path):
     ):
         experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_no_start(finished, tmp_path):
+    runs, chosen, _ = finished
+    saved = run_folder(runs, chosen) / "checkpoints/epoch-0001"
+    copy = Path(shutil.copytree(saved, tmp_path / "epoch-0001")) / "network.params"
+    content = bytearray(copy.read_bytes())
+    content[-1] ^= 1
+    copy.write_bytes(content)
+    started = config.load(CONFIG, [f"model.pretrained={copy}", "train.epochs=1"])
+    with pytest.raises(UserError, match=r"^[^\n]*network.params: is damaged: its checksum is not"):
+        experiment.train(started, None, tmp_path / "runs", CPU.devices, show=False)

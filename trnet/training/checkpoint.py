@@ -252,6 +252,18 @@ def load_trainer(
         _set_optimizer(trainer, places, held, state)
 
 
+def check_file(path: Path) -> None:
+    """Hold a file against the manifest beside it, if there is one, as of a pretrained network.
+
+    Raises
+    ------
+    UserError
+        If it is not as the manifest has it.
+    """
+    if (path.parent / _MANIFEST).is_file():
+        _checked(path.parent, path.name)
+
+
 def _places(network: HybridBlock) -> dict[Parameter, str]:
     """Each parameter's place in the network: the first one, if it is shared."""
     places = network._collect_params_with_prefix()
