@@ -27,6 +27,7 @@ TABLES = {  # of a page, where they come from, and what they hold many of
     ("README.md", "claims"): ("claims.md", "**", 10),
     ("README.md", "benchmark"): ("benchmark/table.md", " to ", 10),
     ("results/README.md", "claims in detail"): ("claims.md", "±", 10),
+    ("results/README.md", "glyphs/scratch"): ("glyphs/scratch/table.md", "±", 1),
     ("results/README.md", "fashion_mnist/rank"): ("fashion_mnist/rank/table.md", "±", 10),
     ("results/README.md", "fashion_mnist/tcl"): ("fashion_mnist/tcl/table.md", "±", 10),
     ("results/README.md", "fashion_mnist/factorization"): (
