@@ -14,7 +14,7 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from trnet.config import Config
-from trnet.errors import UserError
+from trnet.errors import Diverged, UserError
 from trnet.report.write import write_report
 from trnet.result import Result, write_failure
 from trnet.run_folder import earlier_result, run_folder
@@ -113,7 +113,7 @@ def train_missing(
         minutes = (time.monotonic() - begin) / done * (len(tasks) - done) / 60
         if isinstance(outcome, UserError):
             write_failure(run_folder(runs, config), config.hash, str(outcome))
-            said = "no result"
+            said = "diverged" if isinstance(outcome, Diverged) else "no result"
         else:
             said = f"Top-1 {100 * outcome['top1']:6.2f} %"
         print(
