@@ -177,7 +177,7 @@ def test_the_command_ends_with_a_checkpoint_and_says_how_to_resume(name, code, t
     assert process.returncode == code
     *_, last = said.splitlines()
     stopped = r".*/seed0: stopped after step \d+ of 80 of epoch \d+"
-    assert re.fullmatch(f"{stopped}; the same command goes on from there", last)
+    assert re.fullmatch(f"{stopped}; the same command resumes from there", last)
     assert "Traceback" not in said and "Warning" not in said
     newest = checkpoint.newest(checkpoints)
     checkpoint.load_metrics(newest)
@@ -205,4 +205,4 @@ def test_reproduce_ends_with_its_runs(tmp_path):
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.splitlines() == ["stopped; the same command goes on from there"]
+    assert said.splitlines() == ["stopped; the same command resumes from there"]

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         _stop(f"error: {error.filename or 'standard output'}: {error.strerror or error}", 2)
     except Stopped as stopped:
-        _stop(f"{stopped}; the same command goes on from there", 128 + stopped.signal)
+        _stop(f"{stopped}; the same command resumes from there", 128 + stopped.signal)
     except KeyboardInterrupt:
         _stop("interrupted; the same command resumes after what is complete", 130)
 

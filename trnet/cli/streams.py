@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 class Lasting:
-    """A text stream that goes on in silence when it can no longer be written to.
+    """A text stream that becomes silent, and no error, when it can no longer be written to.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ A checkpoint holds the network's parameters, the optimiser's arrays, ``state.jso
 ``manifest.json``, which is written last and has the size and the SHA-256 of the other files. What
 is read is held against it. ``epoch-0003`` is of three whole epochs, ``epoch-0004-step-000120`` of
 120 steps more. Kept are the last two and the best by Top-1: a damaged one is set aside, and a
-training goes on from the one before.
+training resumes from the one before.
 """
 
 from __future__ import annotations
