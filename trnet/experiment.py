@@ -23,6 +23,7 @@ from trnet.models import (
     ParameterCount,
     Start,
     attach_head,
+    check_sizes,
     count_head,
     load_pretrained,
     make_backbone,
@@ -80,9 +81,7 @@ def _with_chosen_rank(config: Config, dataset: DataSet) -> dict[str, Any]:
 def count(config: Config) -> ParameterCount:
     """Count the parameters of a config's head, without allocating them."""
     dataset = find_dataset(config)
-    network = build(config, dataset)
-    with _naming(config, "model.head"):
-        return count_head(network, dataset.shape)
+    return count_head(build(config, dataset), dataset.shape)
 
 
 def _own_head(config: Config) -> Config | None:
@@ -186,7 +185,8 @@ def train(
     dataset = find_dataset(config)
     network = build(config, dataset)
     with _naming(config, "model.head"):
-        head = count_head(network, dataset.shape)
+        check_sizes(network, dataset.shape)
+    head = count_head(network, dataset.shape)
     baseline = baseline or _own_head(config)
     baseline_weights = count(baseline).weights if baseline else head.weights
     source = load(config, dataset, Shard(workers.index, workers.count))

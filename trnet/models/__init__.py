@@ -8,7 +8,7 @@ with named_if_missing("trnet.models"):  # of which gluoncv is the first
     from trnet.models.head_removal import remove_head
     from trnet.models.heads import HEADS
     from trnet.models.network import Network, attach_head, build_network
-    from trnet.models.parameter_count import ParameterCount, count_head
+    from trnet.models.parameter_count import ParameterCount, check_sizes, count_head
     from trnet.models.pretrained import Start, load_pretrained, rank_by_savings
     from trnet.models.spatial import spatial_patterns
     from trnet.models.zoo import make_backbone, zoo_names
@@ -22,6 +22,7 @@ __all__ = [
     "Start",
     "attach_head",
     "build_network",
+    "check_sizes",
     "count_head",
     "load_pretrained",
     "make_backbone",

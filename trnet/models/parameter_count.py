@@ -42,16 +42,20 @@ def count_parameters(shapes: dict[str, tuple[int, ...]]) -> ParameterCount:
 
 
 def count_head(network: Network, image_shape: tuple[int, int, int]) -> ParameterCount:
-    """Count the parameters of a network's head: everything after the activation tensor.
+    """Count the parameters of a network's head: everything after the activation tensor."""
+    head = network.output.collect_params()
+    shapes = parameter_shapes(network, image_shape)
+    return count_parameters({name: s for name, s in shapes.items() if name in head})
+
+
+def check_sizes(network: Network, image_shape: tuple[int, int, int]) -> None:
+    """Refuse a network that MXNet cannot hold.
 
     Raises
     ------
     ValueError
-        For an array that is larger than MXNet can hold.
+        With the parameter that has too many elements.
     """
-    head = network.output.collect_params()
-    shapes = parameter_shapes(network, image_shape)
-    for name, shape in shapes.items():
+    for name, shape in parameter_shapes(network, image_shape).items():
         if prod(shape) > _LARGEST:
             raise ValueError(f"{name}: expected at most {_LARGEST} elements, got {shape}")
-    return count_parameters({name: s for name, s in shapes.items() if name in head})
