@@ -47,7 +47,7 @@ def test_steps_run_ahead_of_what_is_waited_for(side, ahead):
         return labels + 0 * scores.sum(axis=1)
 
     class Counting:
-        def advance(self, n_images):
+        def advance(self, n_images, learning_rate):
             nonlocal waited
             assert n_images % 4 == 0  # batches of all workers
             waited += n_images // 4

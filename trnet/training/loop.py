@@ -174,6 +174,7 @@ def train(
 
     for epoch in range(len(metrics) + 1, recipe.epochs + 1):
         begin = time.perf_counter() - done["seconds"]
+        progress.begin(epoch)
         batches = source.train(recipe.batch_size, (seed, epoch))
         batches = islice(batches, done["step"] * recipe.accumulate, None)
         with _divergence_named(folder, epoch, recipe):
@@ -199,6 +200,7 @@ def train(
                 save_within()
             n_images, total_loss = workers.sum((done["images"], done["loss"])).tolist()
             _share_statistics(network, workers)
+            progress.validate()
             scored = replace(source, validation=validation)
             scores = evaluate(network, scored, classes, recipe.batch_size, compute)
             if not math.isfinite(total_loss + scores.loss):
@@ -331,13 +333,13 @@ def train_epoch(
             if len(under_way) == 2 * ahead:
                 batch_losses += map(_total, under_way[:ahead])
                 del under_way[:ahead]
-                progress.advance(ahead * batch_size)
+                progress.advance(ahead * batch_size, rate)
         if n_batches == 0:
             break
         trainer.set_learning_rate(rate)
         _step(trainer, n_batches * batch_size, recipe)
     batch_losses += map(_total, under_way)
-    progress.advance(len(under_way) * batch_size)
+    progress.advance(len(under_way) * batch_size, trainer.learning_rate)
     return n_images, sum(batch_losses, loss_before)
 
 
