@@ -23,11 +23,12 @@ def test_code_runs(block, capsys, tmp_path, monkeypatch):
 
 
 TABLES = {  # of a page, where they come from, and what they hold many of
-    ("README.md", "imagenet"): ("imagenet/table.md", "not measured", 9),
+    ("README.md", "imagenet"): ("imagenet/table.md", " | ", 60),
     ("README.md", "claims"): ("claims.md", "**", 10),
     ("README.md", "benchmark"): ("benchmark/table.md", " to ", 10),
     ("results/README.md", "claims in detail"): ("claims.md", "±", 10),
     ("results/README.md", "glyphs/scratch"): ("glyphs/scratch/table.md", "±", 1),
+    ("results/README.md", "glyphs/joint"): ("glyphs/joint/table.md", "±", 5),
     ("results/README.md", "fashion_mnist/rank"): ("fashion_mnist/rank/table.md", "±", 10),
     ("results/README.md", "fashion_mnist/tcl"): ("fashion_mnist/tcl/table.md", "±", 10),
     ("results/README.md", "fashion_mnist/factorization"): (
