@@ -84,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # of a pager that was left
         streams.let_last()
     except OSError as error:
-        _stop(f"error: {error.filename or 'standard output'}: {error.strerror or error}", 2)
+        if error.errno is None:  # a message of ours, which names the file
+            _stop(f"error: {error}", 2)
+        _stop(f"error: {error.filename or 'standard output'}: {error.strerror}", 2)
     except Stopped as stopped:
         _stop(f"{stopped}; the same command resumes from there", 128 + stopped.signal)
     except KeyboardInterrupt:
