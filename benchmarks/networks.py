@@ -5,14 +5,13 @@ python benchmarks/networks.py configs/imagenet --batch 8
 
 A baseline and the experiments that are measured against it take turns, step by step, in one
 process; ratios are those of neighbouring turns. Peak memory is that of a separate process that
-trains for two steps. The throughput of the input pipeline is measured on photographs. The script
-writes throughput.md beside the suite's results, and benchmark/networks.csv.
+trains for two steps. The script writes throughput.md beside the suite's results, and
+benchmark/networks.csv.
 """
 
 import argparse
 import os
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +26,6 @@ from trnet.config import Config
 WARM_UP = 3
 LEAST = 20.0  # seconds of turns, so that fast networks take many
 MEMORY_STEPS = 2
-PHOTOGRAPHS = 256
 KIB = 1024
 
 
@@ -58,7 +56,6 @@ def main() -> None:
         memory = [in_own_process(peak_memory, c, batch) for c in group]
         rows += summarize(group, batch, seconds, memory)
         print(f"measured {', '.join(c.name for c in group)} at batch {batch}", flush=True)
-    pipeline = in_own_process(pipeline_throughput, cores)
     also = f" --also {' '.join(options.also)}" if options.also else ""
     command = (
         f"python benchmarks/networks.py {options.suite} --batch {options.batch}{also} "
@@ -66,7 +63,7 @@ def main() -> None:
     )
     path = options.results / configs[0].suite / "throughput.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report(rows, pipeline, command, options, cores), encoding="utf-8")
+    path.write_text(report(rows, command, options), encoding="utf-8")
     rounded = [
         {
             key: float(f"{cell:.4g}") if isinstance(cell, float) else cell
@@ -137,62 +134,7 @@ def peak_memory(chosen: Config, batch: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB
 
 
-def pipeline_throughput(threads: int) -> list[dict]:
-    """Images per second of the ImageNet pipelines, from records and from a folder."""
-    from trnet.data import DATASETS, Request
-    from trnet.data.prepare import prepare
-
-    dataset = DATASETS["imagenet"]
-    with tempfile.TemporaryDirectory() as name:
-        folder, records = Path(name) / "folder", Path(name) / "records"
-        for part in ("train", "val"):
-            write_photographs(folder / part)
-            prepare(folder / part, records / part, jobs=threads, show=False)
-        rows = []
-        for form, root in (("RecordIO", records), ("folder", folder)):
-            request = Request(str(root), True, 2, dataset.shape, threads)
-            source = dataset.load(request)
-            for kind, epoch in (
-                ("training", lambda source=source: source.train(32, (0, 1))),
-                ("evaluation", lambda source=source: source.validation(32)),
-            ):
-                rows.append({"form": form, "kind": kind, "images": best_rate(epoch)})
-    return rows
-
-
-def best_rate(epoch: Callable, rounds: int = 3) -> float:
-    """Images per second of the fastest of some epochs, without its first batch."""
-    rates = []
-    for _ in range(rounds):
-        batches = iter(epoch())
-        next(batches)[0].wait_to_read()
-        begin, images = time.perf_counter(), 0
-        for batch, _ in batches:
-            batch.wait_to_read()
-            images += len(batch)
-        rates.append(images / (time.perf_counter() - begin))
-    return max(rates)
-
-
-def write_photographs(folder: Path) -> None:
-    """Write crops of photographs, of ImageNet's usual size 500×375, in two classes."""
-    from PIL import Image
-    from skimage import data
-
-    photographs = [Image.fromarray(f()) for f in (data.astronaut, data.coffee, data.chelsea)]
-    rng = np.random.default_rng(0)
-    for i in range(PHOTOGRAPHS):
-        photograph = photographs[i % len(photographs)]
-        width = int(rng.integers(200, min(photograph.width, photograph.height * 4 // 3)))
-        left = int(rng.integers(photograph.width - width + 1))
-        upper = int(rng.integers(photograph.height - width * 3 // 4 + 1))
-        box = (left, upper, left + width, upper + width * 3 // 4)
-        path = folder / f"class{i % 2}" / f"{i:04d}.JPEG"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        photograph.resize((500, 375), Image.BICUBIC, box).save(path, quality=90)
-
-
-def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options, cores) -> str:
+def report(rows: Sequence[dict], command: str, options) -> str:
     """Format the measurements in Markdown."""
     import tabulate
 
@@ -212,9 +154,6 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
         }
         for row in rows
     ]
-    pipes = [
-        {"Form": r["form"], "For": r["kind"], "images/s": f"{r['images']:.0f}"} for r in pipeline
-    ]
     versions = ", ".join(f"{name} {version}" for name, version in result.versions().items())
     return "\n\n".join(
         [
@@ -225,9 +164,6 @@ def report(rows: Sequence[dict], pipeline: Sequence[dict], command: str, options
             "brackets: a range that holds 1 shows no difference on this shared machine. Inference "
             "is a hybridized forward. Peak memory is that of "
             f"a process that trains for {MEMORY_STEPS} steps, with Python and MXNet.",
-            "## The input pipeline",
-            tabulate.tabulate(pipes, headers="keys", tablefmt="pipe", disable_numparse=True),
-            f"JPEG photographs of 500×375 to 224×224, {cores} threads, batches of 32, best of 3.",
             f"Measured by `{command}` on {result.processor([mx.cpu()])}; {versions}.\n",
         ]
     )

@@ -308,12 +308,13 @@ def find_dataset(config: Config) -> DataSet:
         "size": dataset.takes_size,
         "samples": dataset.takes_samples,
         "holdout": dataset.takes_samples,
+        "damaged": dataset.takes_damaged,
     }
     for key, is_taken in taken.items():
         value = getattr(wanted, key)
         if value is not None and not is_taken:
             with _naming(config, f"dataset.{key}"):
-                raise ValueError(f"expected none, since {wanted.name} has a fixed one, got {value}")
+                raise ValueError(f"expected none for {wanted.name}, got {value}")
     channels, height, width = dataset.shape
     return replace(
         dataset,
@@ -389,5 +390,6 @@ def load(config: Config, dataset: DataSet, shard: Shard = WHOLE) -> DataSource:
         samples=config.dataset.samples,
         holdout=config.dataset.holdout or 0.0,
         seed=config.seed,
+        skip_damaged=config.dataset.damaged == "skip",
     )
     return dataset.load(request)

@@ -25,11 +25,54 @@ _adapter = cache(TypeAdapter)  # building one takes longer than reading a file
 def write_aside(path: Path, text: str) -> None:
     """Write a text beside its place and rename it, so that no reader ever sees half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
+    # Names of files that are not in UTF-8 keep their bytes.
+    with aside.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+class File(TypedDict):
+    """What is noted of a file, to hold it against later."""
+
+    size: int
+    sha256: str
+
+
+def described(path: Path) -> File:
+    """The size of a file in bytes, and its SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+            size += len(block)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def check_described(path: Path, expected: File | None, noted: Path) -> None:
+    """Hold a file against what another one notes of it.
+
+    Raises
+    ------
+    UserError
+        If it is not as it was described, or cannot be read.
+    """
+    try:
+        found = described(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if found != expected:
+        raise UserError(f"{path}: is damaged: its checksum is not that of {noted.name}")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sealed(content: dict) -> dict:

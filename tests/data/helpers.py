@@ -79,12 +79,11 @@ def files_of(output: Path) -> dict[str, bytes]:
 def unfinish(output: Path, source: Path, **options) -> None:
     """Make partial files from finished ones, as they are before the renames at the end."""
     blocked = output.with_name("train.classes.txt")
-    blocked.unlink()
-    for suffix in ("rec", "idx"):
+    for suffix in ("rec", "idx", "crc32", "json", "skipped.txt", "classes.txt"):
         Path(f"{output}.{suffix}").unlink()
     blocked.mkdir()  # so that everything but the end succeeds
     with pytest.raises(OSError):
         prepare(source, output, show=False, **options)
     blocked.rmdir()
-    for path in output.parent.glob(".train*"):
+    for path in (*output.parent.glob(".train*"), output.with_name("train.idx")):
         path.unlink()

@@ -75,12 +75,14 @@ def test_a_data_set_that_is_not_registered_is_refused(load):
         ("takes_size", ["dataset.size=32"]),
         ("takes_samples", ["dataset.samples=9"]),
         ("takes_samples", ["dataset.holdout=0.5"]),
+        ("takes_damaged", ["dataset.damaged=skip"]),
     ],
 )
 def test_a_config_may_set_what_a_data_set_takes(mine, load, field, overrides):
-    """The three fields of a data set are independent of one another."""
+    """The fields of a data set are independent of one another."""
     chosen = load(*overrides)
-    nothing = {"takes_size": False, "takes_samples": False, "in_memory": False}
+    fields = ("takes_size", "takes_samples", "takes_damaged", "in_memory")
+    nothing = dict.fromkeys(fields, False)
     DATASETS["mine"] = replace(mine, **{**nothing, field: True})
     found = experiment.find_dataset(chosen)
     assert found.classes == (chosen.dataset.classes or mine.classes)
@@ -101,13 +103,13 @@ def test_only_data_sets_in_memory_are_loaded_to_check_them(mine, load):
 
 def test_what_the_data_sets_take():
     takes = {
-        name: (dataset.takes_size, dataset.takes_samples, dataset.in_memory)
+        name: (dataset.takes_size, dataset.takes_samples, dataset.takes_damaged, dataset.in_memory)
         for name, dataset in DATASETS.items()
     }
     names = ("mnist", "fashion_mnist", "cifar10", "cifar100", "glyphs")
-    small = dict.fromkeys(names, (False, True, True))
+    small = dict.fromkeys(names, (False, True, False, True))
     assert takes == {
         **small,
-        "imagenet": (True, False, False),
-        "synthetic": (True, False, True),
+        "imagenet": (True, False, True, False),
+        "synthetic": (True, False, False, True),
     }

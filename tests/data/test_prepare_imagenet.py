@@ -20,7 +20,7 @@ from trnet.data.images import list_images
 from trnet.data.prepare import prepare
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_imagenet.py"
-FINISHED = ("classes.txt", "idx", "json", "rec")
+FINISHED = ("classes.txt", "crc32", "idx", "json", "rec", "skipped.txt")
 
 
 def script(*arguments, **options) -> subprocess.CompletedProcess:
@@ -46,7 +46,7 @@ def test_files_are_the_same_for_any_number_of_jobs(source, whole, tmp_path):
     done = prepare(source, tmp_path / "train", jobs=5, show=False)
     assert (done.images, done.classes, len(done.skipped), done.made) == (24, 4, 3, True)
     assert files_of(tmp_path / "train") == files_of(whole)
-    assert sorted(files_of(whole)) == [f"train.{s}" for s in (*FINISHED, "skipped.txt")]
+    assert sorted(files_of(whole)) == [f"train.{s}" for s in FINISHED]
 
 
 def test_damaged_files_are_named_and_the_rest_is_made(source, tmp_path):
@@ -133,9 +133,13 @@ def test_a_resume_makes_nothing_twice(source, copy, images_read):
     assert len(images_read) == 7  # the last four, and the three that were skipped
 
 
-def test_an_interrupt_between_the_two_renames_is_repaired(source, whole, copy, images_read):
+def test_an_interrupt_before_the_last_rename_is_repaired(source, whole, copy, images_read):
+    """All files but the records have their final names."""
+    finished = files_of(copy)
     unfinish(copy, source)
-    Path(f"{copy}.idx.partial").rename(f"{copy}.idx")
+    for name, content in finished.items():
+        if name != "train.rec":
+            copy.with_name(name).write_bytes(content)
     images_read.clear()
     assert prepare(source, copy, show=False).made
     assert len(images_read) == 3

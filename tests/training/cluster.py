@@ -42,17 +42,26 @@ def environment(**variables: str) -> dict[str, str]:
 class Cluster:
     """A scheduler, a server and two workers of a training, all on this machine."""
 
-    def __init__(self, port: int, file: Path, runs: Path, *settings: str) -> None:
+    def __init__(
+        self, port: int, file: Path, runs: Path, *settings: str, host: str = "127.0.0.1"
+    ) -> None:
         self.command = [sys.executable, "-W", "ignore", TRAIN, str(file), "--runs", str(runs)]
         self.command += [f"--set={setting}" for setting in settings]
-        self.port, self.processes = port, {}
+        self.host, self.port, self.processes = host, port, {}
 
-    def start(self, name: str, *arguments: str, command: list[str] | None = None) -> None:
+    def start(
+        self,
+        name: str,
+        *arguments: str,
+        command: list[str] | None = None,
+        secret: str | None = None,
+    ) -> None:
         variables = {
             **DMLC,
             "DMLC_ROLE": name.split()[0],
-            "DMLC_PS_ROOT_URI": "127.0.0.1",
+            "DMLC_PS_ROOT_URI": self.host,
             "DMLC_PS_ROOT_PORT": str(self.port),
+            **({} if secret is None else {"TRNET_SECRET": secret}),
         }
         self.processes[name] = subprocess.Popen(
             command or [*self.command, "--kvstore=dist_sync", *arguments],

@@ -171,7 +171,7 @@ def test_workers_of_different_commands_do_not_train(experiment_file, port, tmp_p
     for lines in lines_of_errors(ended).values():
         assert len(lines) == 1
         assert re.search(r"workers differ in the seed \(worker 0: [01], worker 1: [01]\)", lines[0])
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".secret"]
 
 
 def test_an_infinite_loss_ends_all(experiment_file, port, tmp_path):
@@ -246,3 +246,57 @@ def test_a_scheduler_says_where_it_cannot_listen(experiment_file, port):
     done = run_train(str(experiment_file), "--kvstore=dist_sync", **elsewhere)
     assert done.returncode == 2 and "got 203.0.113.1" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_stranger_at_the_parameter_server_runs_nothing(experiment_file, port, tmp_path):
+    """MXNet lets it join in a worker's place; its own controller would unpickle what it sends."""
+    mark = tmp_path / "ran"
+    stranger = f"""
+import os, pickle, mxnet as mx
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch {mark}",)
+kv = mx.kv.create("dist_sync")
+for _ in range(2):
+    kv._send_command_to_servers(0, pickle.dumps(Evil(), 0).decode("latin-1"))
+os._exit(0)
+"""
+    cluster = Cluster(port, experiment_file, tmp_path / "runs")
+    for name in ("scheduler", "server", "worker a"):
+        cluster.start(name)
+    cluster.start("worker stranger", command=[sys.executable, "-c", stranger])
+    stranger_process = cluster.processes["worker stranger"]
+    assert stranger_process.wait(timeout=60) == 0, stranger_process.stderr.read()
+    time.sleep(1)
+    for process in cluster.processes.values():
+        process.kill()
+    said = cluster.processes["server"].stderr.read()
+    assert said.count("warning: ignored command 0, which no worker of trnet sends") == 2
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_the_scheduler_listens_where_it_was_told_to(experiment_file, port, tmp_path, name):
+    cluster = Cluster(port, experiment_file, tmp_path, host=name)
+    cluster.start_all()
+    wait_for(lambda: metrics_of(tmp_path))
+    listening = {
+        fields[1]
+        for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+        if fields[3] == "0A"
+    }
+    for own in (port, port + 1):
+        assert f"0100007F:{own:04X}" in listening and f"00000000:{own:04X}" not in listening
+    assert_end_well(cluster.end())
+
+
+def test_processes_without_the_jobs_secret_do_not_take_part(experiment_file, port, tmp_path):
+    cluster = Cluster(port, experiment_file, tmp_path / "runs")
+    cluster.start("scheduler")
+    cluster.start("worker b", secret="a guess")
+    _, errors = cluster.processes["worker b"].communicate(timeout=60)
+    assert cluster.processes.pop("worker b").returncode == 2
+    assert re.fullmatch(r"error: 127\.0\.0\.1: the secret of this job is another .*\n", errors)
+    cluster.start_all()
+    assert_end_well(cluster.end())
+    assert (tmp_path / "runs/.secret").stat().st_mode & 0o777 == 0o600

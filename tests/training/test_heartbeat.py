@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import resource
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +16,20 @@ from trnet.errors import UserError
 from trnet.training import heartbeat
 from trnet.training.heartbeat import Member, Monitor
 
+SECRET = "between us"
+
+
+def join_message(connected: socket.socket, secret: str) -> bytes:
+    """How a member that knows a secret answers the monitor's first message."""
+    verb, nonce = connected.recv(100).split()
+    assert verb == b"hello"
+    return b"join 42 " + proof(secret, b"join", nonce)
+
+
+def proof(secret: str, verb: bytes, nonce: bytes) -> bytes:
+    digest = hmac.new(secret.encode(), verb + b" " + nonce + b" 42", hashlib.sha256)
+    return digest.hexdigest().encode()
+
 
 class Training:
     """A monitor with two members: a real one, and a plain socket that the test writes to."""
@@ -20,11 +37,11 @@ class Training:
     def __init__(self, port: int) -> None:
         self.address = ("127.0.0.1", port)
         self.monitor_ends, self.member_ends = [], []
-        self.monitor = Monitor(self.address, 2, self.monitor_ends.append)
-        self.member = Member(self.address, "worker 0 (here)", self.member_ends.append)
+        self.monitor = Monitor(self.address, 2, SECRET, self.monitor_ends.append)
+        self.member = Member(self.address, "worker 0 (here)", SECRET, self.member_ends.append)
         self.other = socket.create_connection(self.address, timeout=10)
-        self.other.sendall(b"name a worker (there)\n")
-        assert self.other.recv(100) == b"welcome \n"
+        self.other.sendall(join_message(self.other, SECRET) + b" a worker (there)\n")
+        assert self.other.recv(100).startswith(b"welcome ")
 
     def assert_all_end(self, why: str) -> None:
         wait_for(lambda: self.member_ends and self.monitor_ends, seconds=10)
@@ -79,7 +96,7 @@ def test_a_member_of_another_training_is_refused(training):
         r"127\.0\.0\.1: .* already has all its servers and workers; use another DMLC_PS_ROOT_PORT"
     )
     with pytest.raises(UserError, match=said):
-        Member(training.address, "a worker (astray)")
+        Member(training.address, "a worker (astray)", SECRET)
     training.assert_nobody_ends()
 
 
@@ -100,14 +117,86 @@ def test_a_member_that_left_is_not_ended(training):
     assert training.member_ends == []
 
 
+@pytest.mark.parametrize("words", [b"join", b"join 42 00 worker 0", b"name worker 0", b"beat"])
+def test_a_stranger_is_not_heard(training, words):
+    """Without the secret: not as a member, not under a member's name, and not when it leaves."""
+    with socket.create_connection(training.address, timeout=10) as stranger:
+        stranger.recv(100)
+        stranger.sendall(words + b"\nbeat\nname worker 0 (here)\ngoodbye of worker 0\n")
+        assert not stranger.recv(1000).startswith(b"welcome")
+    training.assert_nobody_ends()
+
+
+def test_a_proof_serves_one_connection_only(training):
+    with socket.create_connection(training.address, timeout=10) as honest:
+        message = join_message(honest, SECRET)
+    with socket.create_connection(training.address, timeout=10) as replaying:
+        replaying.recv(100)
+        replaying.sendall(message + b" worker 0\n")
+        assert replaying.recv(1000).startswith(b"end the secret of this job is another one")
+
+
+def test_another_secret_is_refused_on_both_sides(port):
+    Monitor(("127.0.0.1", port), 1, SECRET)
+    said = (
+        r"127\.0\.0\.1: the secret of this job is another one: .* TRNET_SECRET, or --runs [^\n]*$"
+    )
+    with pytest.raises(UserError, match=said):
+        Member(("127.0.0.1", port), "worker 0", "not between us")
+    assert Member(("127.0.0.1", port), "worker 0", SECRET).host == "127.0.0.1"
+
+
+def test_a_monitor_that_cannot_prove_itself_is_refused(port):
+    with socket.create_server(("127.0.0.1", port)) as listener, ThreadPoolExecutor() as threads:
+        joining = threads.submit(Member, ("127.0.0.1", port), "worker 0", SECRET)
+        impostor, _ = listener.accept()
+        impostor.sendall(b"hello 17\n")
+        impostor.recv(1000)
+        impostor.sendall(b"welcome 17\n")
+        with pytest.raises(UserError, match="the secret of this job is another one"):
+            joining.result(timeout=10)
+
+
+def test_idle_connections_end_nothing(port, monkeypatch):
+    """With more of them than the process may have files: members join once these are closed."""
+    monkeypatch.setattr(heartbeat, "HELLO_TIMEOUT", 0.5)
+    Monitor(("127.0.0.1", port), 1, SECRET)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    idle = [socket.socket() for _ in range(100)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(s.fileno() for s in idle) + 20, hard))
+    try:
+        for connection in idle:
+            connection.connect(("127.0.0.1", port))
+        assert Member(("127.0.0.1", port), "worker 0", SECRET).host == "127.0.0.1"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for connection in idle:
+            connection.close()
+
+
+def test_a_member_that_never_beats_is_missed(port, monkeypatch):
+    monkeypatch.setattr(heartbeat, "FIRST_BEAT", 0.5)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "GRACE_PERIOD", 0.1)
+    Training(port).assert_all_end("a worker (there) was lost; all others end")
+
+
+def test_control_characters_are_not_shown(training):
+    training.other.sendall(b"goodbye \x1b[2J\x1b]0;owned\x07 with \xff\n")
+    training.assert_all_end("a worker (there) ended: ?[2J?]0;owned? with")
+
+
 @pytest.mark.parametrize("last_words", [b"", b"beat\n"], ids=["gone", "silent"])
 def test_a_member_misses_its_monitor(port, monkeypatch, last_words):
     monkeypatch.setattr(heartbeat, "TIMEOUT", 0.3)
     ends = []
     with socket.create_server(("127.0.0.1", port)) as listener, ThreadPoolExecutor() as threads:
-        threads.submit(Member, ("127.0.0.1", port), "worker 0", ends.append)
+        threads.submit(Member, ("127.0.0.1", port), "worker 0", SECRET, ends.append)
         scheduler, _ = listener.accept()
-        scheduler.sendall(b"welcome\n" + last_words)
+        scheduler.sendall(b"hello 17\n")
+        _, nonce, _, _ = scheduler.recv(1000).split(b" ", 3)
+        digest = hmac.new(SECRET.encode(), b"welcome 17 " + nonce, hashlib.sha256).hexdigest()
+        scheduler.sendall(f"welcome {digest}\n".encode() + last_words)
         if not last_words:
             scheduler.close()
         wait_for(lambda: ends, seconds=10)
@@ -116,7 +205,7 @@ def test_a_member_misses_its_monitor(port, monkeypatch, last_words):
 
 def test_a_member_that_nobody_answers_warns(port, monkeypatch, capsys):
     monkeypatch.setattr(heartbeat, "JOIN_TIMEOUT", 0.3)
-    member = Member(("127.0.0.1", port), "worker 0")
+    member = Member(("127.0.0.1", port), "worker 0", SECRET)
     assert member.host is None
     member.rename("worker 1")
     member.leave("tired")
@@ -126,6 +215,6 @@ def test_a_member_that_nobody_answers_warns(port, monkeypatch, capsys):
 
 def test_a_monitor_whose_members_do_not_join_warns(port, monkeypatch, capsys):
     monkeypatch.setattr(heartbeat, "JOIN_TIMEOUT", 0.2)
-    Monitor(("127.0.0.1", port), 3)
+    Monitor(("127.0.0.1", port), 3, SECRET)
     time.sleep(0.4)
     assert "warning: 0 of 3 servers and workers have joined" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from trnet.errors import UserError
 EXAMPLES = """
 trnet prepare ILSVRC2012/train data/imagenet/train
 trnet prepare ILSVRC2012/val data/imagenet/val --resize 480 --jobs 16
+trnet prepare --check data/imagenet/train
 trnet prepare glyphs data/glyphs
 """
 
@@ -25,7 +26,7 @@ _LARGEST = {"resize": 65_500, "quality": 100, "jobs": 1024}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add where images are read and records are written, and how."""
-    parser.add_argument("source", type=Path, help="a folder of class folders, or glyphs")
+    parser.add_argument("source", type=Path, nargs="?", help="a folder of class folders, or glyphs")
     parser.add_argument(
         "output",
         type=Path,
@@ -41,6 +42,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="Q",
         help="of JPEGs that are encoded here (default: 95)",
     )
+    parser.add_argument(
+        "--check", action="store_true", help="make nothing: read all records that are in output"
+    )
     parser.add_argument("--jobs", type=int, metavar="N", help="threads (default: one per core)")
 
 
@@ -50,6 +54,18 @@ def run(options: Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 1 <= value <= largest:
             raise UserError(f"--{name}: expected an integer from 1 to {largest}, got {value}")
+    jobs = options.jobs or len(os.sched_getaffinity(0))
+    # MXNet, which tries images that are no JPEG, has as many threads as this says when it loads.
+    os.environ.setdefault("MXNET_CPU_WORKER_NTHREADS", str(jobs))
+    if options.check:
+        if options.source is not None:
+            raise UserError(f"--check: expected records alone, got {options.source} before them")
+        from trnet.data.prepare import check
+
+        print(f"{check(options.output, jobs)} records are whole")
+        return
+    if options.source is None:
+        raise UserError("expected a source and an output, got one path")
     if options.source == Path("glyphs") and not options.source.is_dir():
         from trnet.data.glyphs import draw
 
@@ -60,10 +76,6 @@ def run(options: Namespace) -> None:
             f"{options.output}: expected the records' path without suffix, got a folder; use "
             f"{options.output / 'train'} for train.rec in it"
         )
-    jobs = options.jobs or len(os.sched_getaffinity(0))
-    # MXNet, which verifies, decodes in threads of its own: one, unless this is set when it loads.
-    os.environ.setdefault("MXNET_CPU_WORKER_NTHREADS", str(jobs))
-
     from trnet.data.prepare import prepare
 
     done = prepare(options.source, options.output, options.resize, options.quality, jobs)

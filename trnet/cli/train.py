@@ -54,8 +54,10 @@ def run(options: Namespace) -> None:
     from trnet import config
     from trnet.training import distributed
 
-    # Before anything imports MXNet, which in a server or the scheduler does not come back.
-    with distributed.join(distributed.find_place(options.kvstore, os.environ)) as workers:
+    place = distributed.find_place(options.kvstore, os.environ)
+    secret = "" if place is None else distributed.find_secret(options.runs, os.environ)
+    # Before anything imports MXNet, which reads the environment. Servers and the scheduler exit.
+    with distributed.join(place, secret) as workers:
         overrides = [*options.set, *([f"seed={options.seed}"] if options.seed is not None else [])]
         chosen = config.load(options.config, overrides)
         baseline = config.load_baseline(options.config, chosen)

@@ -119,7 +119,8 @@ class Dataset(_Schema):
     ``classes`` and ``size`` (of an image's side, in pixels) are for data sets that have no fixed
     ones. ``samples`` trains on only so many images, and ``holdout`` scores on that fraction of the
     training images, left out of the training, in place of the validation images; both are drawn
-    by the seed, as many of every class.
+    by the seed, as many of every class. With ``damaged: skip``, all images are decoded before the
+    training, and those that are damaged are left out; otherwise the first of them stops it.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Dataset(_Schema):
     size: Optional[Annotated[int, Field(ge=1, le=4096)]] = None
     samples: Optional[PositiveInt] = None
     holdout: Optional[OpenFraction] = None
+    damaged: Optional[Literal["stop", "skip"]] = None
 
 
 class Head(_Schema):

@@ -36,6 +36,7 @@ DATASETS: dict[str, DataSet] = {
         load=imagenet,
         takes_size=True,
         takes_samples=False,
+        takes_damaged=True,
         in_memory=False,
     ),
     "synthetic": DataSet(

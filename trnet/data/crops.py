@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -31,12 +30,12 @@ _COLOURS = np.array(
 ) * [55.46, 4.794, 1.148]
 
 
-def read_crop(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-    """Decode an image file and resize a box of it: float32, (3, size, size).
+def read_crop(content: bytes, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+    """Decode an image file's bytes and resize a box of it: float32, (3, size, size).
 
     Parameters
     ----------
-    path : Path
+    content : bytes
     size : int
     choose : callable
         From width and height to the box.
@@ -44,9 +43,8 @@ def read_crop(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.nd
     Raises
     ------
     Undecodable
-        If the file is not a complete image.
+        If they are not a complete image.
     """
-    content = path.read_bytes()
     with decoding():
         image = upright(open_image(content))
     whole = np.array(image.size)

@@ -119,6 +119,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def decoded(content: bytes) -> Image.Image:
+    """Decode an image file's bytes, in the image's own mode and orientation.
+
+    Raises
+    ------
+    Undecodable
+        If they are not a complete image, which can be rotated and converted to RGB.
+    """
+    if not content:
+        raise Undecodable("is empty")
+    with decoding():
+        image = open_image(content)
+        image.load()
+        to_rgb(upright(image))
+    return image
+
+
 def for_mxnet(content: bytes, resize: int | None, quality: int) -> bytes:
     """Give an image file's bytes as MXNet can decode them: its own where possible, else JPEG.
 
@@ -135,11 +152,7 @@ def for_mxnet(content: bytes, resize: int | None, quality: int) -> bytes:
     Undecodable
         If the bytes are not a complete image.
     """
-    if not content:
-        raise Undecodable("is empty")
-    with decoding():
-        image = open_image(content)
-        image.load()
+    image = decoded(content)
     if resize and min(image.size) > resize:
         image = upright(image)
         scale = resize / min(image.size)

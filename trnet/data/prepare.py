@@ -6,22 +6,31 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import numpy as np
+from pydantic import BeforeValidator
 from tqdm import tqdm
 
 from trnet.data import recordio
 from trnet.data.images import Listing, Undecodable, for_mxnet, list_images
 from trnet.data.threads import map_ahead
 from trnet.errors import UserError
-from trnet.files import read_json, write_aside
+from trnet.files import Sealed, check_seal, described, read_json, sealed, sync, write_aside
 
 _AHEAD = 16  # records per thread that are made before their turn
+
+
+class _Begun(Sealed):
+    """``train.json.partial``: what decides the records that were begun."""
+
+    files: str
+    resize: Optional[int]
+    quality: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def prepare(
     jobs: int = 1,
     show: bool = True,
 ) -> Preparation:
-    """Make ``output``.rec, .idx, .classes.txt and .skipped.txt from a folder of class folders.
+    """Make ``output``.rec, and .idx, .crc32, .classes.txt, .skipped.txt and .json beside it.
 
     A preparation that was interrupted, even by SIGKILL, resumes where it stopped and ends with the
     same bytes. No file gets its final name before all records are verified.
@@ -79,17 +88,42 @@ def prepare(
     listing = list_images(source)
     order = np.random.RandomState(0).permutation(len(listing.files))  # frozen in every numpy
     work = _Work(source, output, listing, order, resize, quality, jobs, show)
-    rec, idx = work.beside("rec"), work.beside("idx")
-    made = not (rec.exists() and idx.exists())
-    if made:
-        skipped = work.write()
-    else:
-        work.check_note(work.beside("json"), rec, idx)
-        skipped = work.read_skipped()
-        work.verify(rec, idx, skipped)
-    work.beside("json.partial").unlink(missing_ok=True)
+    made = not work.beside("rec").exists()
+    skipped = work.write() if made else work.verify()
+    for suffix in ("idx.partial", "json.partial"):
+        work.beside(suffix).unlink(missing_ok=True)
     images = len(listing.files) - len(skipped)
     return Preparation(images, len(listing.classes), skipped, made, listing.ignored)
+
+
+def check(output: Path, jobs: int = 1, show: bool = True) -> int:
+    """Read every record of ``output``.rec and decode its image; returns their number.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or damaged; damaged records are counted, and the first is named.
+    """
+    rec = output.with_name(f"{output.name}.rec")
+    if not rec.is_file():
+        raise UserError(f"{rec}: expected records to check, got no such file")
+    records, _ = recordio.open_records(rec, jobs)
+    _refuse_damaged(records, jobs, show)
+    return len(records)
+
+
+def _refuse_damaged(records: recordio.Records, jobs: int, show: bool) -> None:
+    faults = []
+    with closing(records.check(jobs)) as found, _bar("verify", len(records), show=show) as bar:
+        for i, fault in enumerate(found):
+            bar.update()
+            if fault is not None:
+                faults.append(f"{records.name(i)} {fault}")
+    if faults:
+        raise UserError(
+            f"{faults[0]}; {len(faults)} of {len(records)} records are damaged: copy the files "
+            "again, or delete them and prepare them again"
+        )
 
 
 @dataclass(frozen=True)
@@ -117,14 +151,11 @@ class _Work:
     def write(self) -> dict[str, str]:
         """Complete the partial files, verify them, and rename them; returns what was skipped."""
         rec, idx = self.beside("rec"), self.beside("idx")
-        rec_partial, idx_partial = self.beside("rec.partial"), self.beside("idx.partial")
-        # Interrupted between the two renames at the end: the index has its name, the records not.
-        half_renamed = rec_partial.exists() and not idx_partial.exists()
-        if rec.exists() or (idx.exists() and not half_renamed):
-            alone, missing = (rec, idx) if rec.exists() else (idx, rec)
+        rec_partial, lines_partial = self.beside("rec.partial"), self.beside("idx.partial")
+        if idx.exists() and not rec_partial.exists():
             raise UserError(
-                f"{alone}: expected {missing.name} in the same folder, got none; "
-                f"delete {alone.name} to make both again"
+                f"{idx}: expected {rec.name} in the same folder, got none; "
+                f"delete {idx.name} to make both again"
             )
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with rec_partial.open("a+b", buffering=0) as rec_file:
@@ -132,60 +163,95 @@ class _Work:
                 fcntl.flock(rec_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{rec_partial}: another process is writing it") from None
-            if idx.exists():
-                idx.rename(idx_partial)
             note = self.beside("json.partial")
             if rec_partial.stat().st_size:
-                self.check_note(note, rec_partial, idx_partial)
+                noted = (
+                    read_json(note, Annotated[_Begun, BeforeValidator(check_seal)])
+                    if note.exists()
+                    else {}
+                )
+                self._check_made_of(noted, rec_partial)
             else:
-                write_aside(note, json.dumps(self._made_of()) + "\n")
-            with idx_partial.open("ab", buffering=0) as idx_file:
-                writer = recordio.Writer(rec_file, idx_file)
+                write_aside(note, json.dumps(sealed(self._made_of())) + "\n")
+            with lines_partial.open("ab", buffering=0) as lines_file:
+                writer = recordio.Writer(rec_file, lines_file)
                 skipped = self._append(writer, rec_partial)
                 writer.sync()
-            self.verify(rec_partial, idx_partial, skipped)
-            write_aside(self.beside("classes.txt"), _lines(self.listing.classes))
-            if skipped:
-                reasons = (f"{file}\t{reason}" for file, reason in skipped.items())
-                write_aside(self.beside("skipped.txt"), _lines(reasons))
-            else:
-                self.beside("skipped.txt").unlink(missing_ok=True)
-            write_aside(self.beside("json"), note.read_text())
-            idx_partial.rename(idx)
-            rec_partial.rename(rec)  # last: if it is there, its index is
+            if len(skipped) == len(self.order):
+                for path in (rec_partial, lines_partial, note):
+                    path.unlink()
+                file, reason = next(iter(skipped.items()))
+                raise UserError(
+                    f"{self.source}: expected images, got {len(skipped)} files that are none: "
+                    f"{file} {reason}"
+                )
+            index = recordio.read_lines(lines_partial)
+            self._check_records(recordio.Records(rec_partial, index, self.jobs), skipped)
+            self._write_beside(index, skipped, rec_partial.stat().st_size)
+            rec_partial.rename(rec)  # last: if it is there, all others are
+            sync(rec.parent)
         return skipped
 
-    def read_skipped(self) -> dict[str, str]:
-        path = self.beside("skipped.txt")
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return {file: reason for file, _, reason in (line.rpartition("\t") for line in lines)}
+    def verify(self) -> dict[str, str]:
+        """Refuse finished records that are damaged, or were made of something else."""
+        rec = self.beside("rec")
+        records, _ = recordio.open_records(rec, self.jobs)
+        if not self.beside("json").is_file():
+            raise UserError(
+                f"{rec}: expected {self.beside('json').name} beside it, got none; choose another "
+                f"output, or delete {rec.name} to make it again"
+            )
+        self._check_made_of(recordio.read_note(rec), rec)
+        content = self.beside("skipped.txt").read_bytes()
+        lines = content.decode(errors="surrogateescape").splitlines()
+        skipped = {file: reason for file, _, reason in (line.rpartition("\t") for line in lines)}
+        self._check_records(records, skipped)
+        return skipped
 
-    def verify(self, rec: Path, idx: Path, skipped: dict[str, str]) -> None:
+    def _check_records(self, records: recordio.Records, skipped: dict[str, str]) -> None:
         """Refuse records that are not those of the files that were not skipped."""
         positions = (p for p in range(len(self.order)) if self.file(p) not in skipped)
         labels = {position: self.label(position) for position in positions}
-        faults = recordio.verify(rec, idx, labels, self.jobs)
-        with closing(faults), self._bar("verify", len(skipped)) as bar:
-            for position, fault in faults:
-                if fault is not None:
-                    raise UserError(
-                        f"{rec}: record {position} ({self.file(position)}) {fault}; "
-                        f"delete {rec.name} and {idx.name} to make them again"
-                    )
-                bar.update()
+        if records.keys.tolist() != list(labels) or records.labels.tolist() != [*labels.values()]:
+            raise UserError(
+                f"{records.rec}: expected {len(labels)} records of {self.source}, got "
+                f"{len(records)} with other keys or labels; delete {records.rec.name} to make them "
+                "again"
+            )
+        _refuse_damaged(records, self.jobs, self.show)
 
-    def check_note(self, note: Path, rec: Path, idx: Path) -> None:
+    def _write_beside(self, index: recordio.Index, skipped: dict[str, str], size: int) -> None:
+        """Write all files but the records; the note, which describes the others, last."""
+        texts = {
+            "idx": index.text,
+            "classes.txt": _lines(self.listing.classes),
+            "skipped.txt": _lines(f"{file}\t{reason}" for file, reason in skipped.items()),
+        }
+        for suffix, text in texts.items():
+            write_aside(self.beside(suffix), text)
+        self.beside("crc32").write_bytes(index.sums.astype("<u4").tobytes())
+        sync(self.beside("crc32"))
+        described_files = {suffix: described(self.beside(suffix)) for suffix in (*texts, "crc32")}
+        note = {
+            "version": recordio.VERSION,
+            **self._made_of(),
+            "size": size,
+            "beside": described_files,
+        }
+        write_aside(self.beside("json"), json.dumps(sealed(note), indent=1) + "\n")
+
+    def _check_made_of(self, noted: Mapping[str, Any], rec: Path) -> None:
         """Refuse records whose note says that they were made of something else."""
-        noted, made_of = read_json(note, dict[str, Any]) if note.exists() else {}, self._made_of()
-        if noted == made_of:
+        made_of = self._made_of()
+        if all(noted.get(key) == value for key, value in made_of.items()):
             return
         got = "records of other files"
         if noted.get("files") == made_of["files"]:
             got = f"records with resize {noted['resize']} and quality {noted['quality']}"
         raise UserError(
             f"{rec}: expected records of the images in {self.source} with resize {self.resize} and "
-            f"quality {self.quality}, got {got}; choose another output, or delete {rec.name} and "
-            f"{idx.name}"
+            f"quality {self.quality}, got {got}; choose another output, or delete {rec.name} to "
+            "make it again"
         )
 
     def _made_of(self) -> dict[str, str | int | None]:
@@ -202,7 +268,8 @@ class _Work:
         positions = [*passed, *range(begin, len(self.order))]
         skipped = {}
         made = map_ahead(self._make, positions, self.jobs, ahead=_AHEAD * self.jobs)
-        with closing(made), self._bar("prepare", len(self.order) - len(positions)) as bar:
+        n_done = len(self.order) - len(positions)
+        with closing(made), _bar("prepare", len(self.order), n_done, self.show) as bar:
             for position, (record, reason) in zip(positions, made):
                 if reason is not None:
                     skipped[self.file(position)] = reason
@@ -226,9 +293,9 @@ class _Work:
         except (Undecodable, recordio.TooLarge) as error:
             return b"", str(error)
 
-    def _bar(self, what: str, done: int) -> tqdm:
-        hidden = not self.show
-        return tqdm(total=len(self.order), initial=done, desc=what, unit=" images", disable=hidden)
+
+def _bar(what: str, total: int, done: int = 0, show: bool = True) -> tqdm:
+    return tqdm(total=total, initial=done, desc=what, unit=" images", disable=not show)
 
 
 def _lines(texts: Iterable[str]) -> str:

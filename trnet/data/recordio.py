@@ -2,34 +2,47 @@
 
 A record is a header (flag, label, id) and an image file's bytes. It is stored in one part or more:
 a magic number, one word of kind and length, and the bytes, padded to whole words. A line of the
-index is a record's key, which is its id, and its offset in bytes.
+index is a record's key and its offset in bytes. A ``.crc32`` beside them, which the preparation
+writes, has the CRC-32 of every record as it is stored, in the index's order.
 
-MXNet's readers end the whole process on a damaged index or a torn file, so :func:`read_index` and
-:func:`verify` check both first.
+MXNet's own readers end the whole process on damaged files, so :class:`Records` reads them instead.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import struct
-import threading
-from collections.abc import Iterator, Mapping
+import weakref
+import zlib
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Optional
 
 import numpy as np
+from pydantic import BeforeValidator
 
+from trnet.data.images import Undecodable, decoded
 from trnet.data.threads import map_ahead
 from trnet.errors import UserError
-from trnet.tensor.backend import mx
+from trnet.files import File, Sealed, check_described, check_seal, read_json
+
+VERSION = 1  # of a preparation's note
 
 # The numbers of dmlc-core's recordio.h: 3 bits of kind and 29 of length share a word.
 _MAGIC = 0xCED7230A
 _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
-_HEADER_BYTES = 24  # of MXNet's IRHeader
+_HEADER = struct.Struct("<IfQQ")  # MXNet's IRHeader: the number of further labels, label, id, id2
+# How a record of one part begins in the file.
+_BEGIN = np.dtype([("magic", "<u4"), ("word", "<u4"), ("flag", "<u4"), ("label", "<f4")])
+_LARGEST_LABEL = 2**24  # above it, float32 does not tell labels apart
+
+_CHUNK = 8192  # records whose beginnings one thread reads at a time
 _AHEAD = 16  # records per thread that are read before their turn
 
 
@@ -39,7 +52,7 @@ class TooLarge(Exception):
 
 def pack(key: int, label: int, content: bytes) -> bytes:
     """Make the record of an image file's bytes, as it is stored in a ``.rec``."""
-    return frame(mx.recordio.pack(mx.recordio.IRHeader(0, label, key, 0), content))
+    return frame(_HEADER.pack(0, label, key, 0) + content)
 
 
 def frame(content: bytes) -> bytes:
@@ -62,12 +75,29 @@ def frame(content: bytes) -> bytes:
     return b"".join([*parts, bytes(-len(content) % 4)])
 
 
+def _unframe(record: bytes) -> bytes | None:
+    """What :func:`frame` laid out; None if it is not that from its first byte to its last."""
+    parts, begin = [], 0
+    while begin + 8 <= len(record):
+        magic, word = struct.unpack_from("<2I", record, begin)
+        kind, length = divmod(word, 1 << _LENGTH_BITS)
+        if magic != _MAGIC or kind not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
+            return None
+        begin += 8
+        parts.append(record[begin : begin + length])
+        begin += length + -length % 4
+        if kind in (_WHOLE, _LAST):
+            magic = struct.pack("<I", _MAGIC)  # it stood between the parts
+            return magic.join(parts) if begin == len(record) else None
+    return None
+
+
 class Writer:
-    """Appends records to a ``.rec`` and its ``.idx``, after the last one complete in both.
+    """Appends records to a ``.rec`` and to lines of key, offset, CRC-32 and length.
 
     Parameters
     ----------
-    rec, idx : io.FileIO
+    rec, lines : io.FileIO
         Open for reading and appending, without a buffer. What an interrupted writer left torn at
         the end of either is cut off.
 
@@ -77,139 +107,326 @@ class Writer:
         Of the records that were there.
     """
 
-    def __init__(self, rec: io.FileIO, idx: io.FileIO) -> None:
-        self._rec, self._idx = rec, idx
-        self.keys = _cut_torn(rec, idx)
+    def __init__(self, rec: io.FileIO, lines: io.FileIO) -> None:
+        self._rec, self._lines = rec, lines
+        self.keys = _cut_torn(rec, lines)
         self._offset = rec.seek(0, os.SEEK_END)
 
     def append(self, key: int, record: bytes) -> None:
-        """Append a packed record, and then its line of the index.
+        """Append a packed record, and then its line.
 
         Raises
         ------
         UserError
             If the disk is full, or the file cannot be written for another reason.
         """
+        line = f"{key}\t{self._offset}\t{zlib.crc32(record)}\t{len(record)}\n"
         _write_all(self._rec, record)
-        _write_all(self._idx, f"{key}\t{self._offset}\n".encode())
+        _write_all(self._lines, line.encode())
         self._offset += len(record)
 
     def sync(self) -> None:
         """Wait until both files are on the disk."""
         os.fsync(self._rec.fileno())
-        os.fsync(self._idx.fileno())
+        os.fsync(self._lines.fileno())
 
 
-def read_index(rec: Path, idx: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the index of a RecordIO file, and check that its last record ends the file.
+@dataclass(frozen=True)
+class Index:
+    """Where records are.
 
-    Returns
-    -------
-    np.ndarray, np.ndarray
-        Keys and byte offsets, int64, (n,) each.
-    """
-    size = rec.stat().st_size
-    try:
-        entries = np.loadtxt(idx, dtype=np.int64, ndmin=2) if idx.stat().st_size else None
-    except ValueError:
-        entries = None
-    if entries is None or entries.shape[1] != 2 or entries.min() < 0:
-        got = "other text" if idx.stat().st_size else "an empty file"
-        raise UserError(f"{idx}: expected one line per record, of its key and offset, got {got}")
-    with rec.open("rb") as file:
-        if _record_end(file, int(entries[:, 1].max())) != size:
-            raise UserError(
-                f"{rec}: expected to end with the last record of {idx.name}, got {size} bytes that "
-                "do not; copy both files again"
-            )
-    return entries[:, 0], entries[:, 1]
-
-
-def verify(
-    rec: Path, idx: Path, labels: Mapping[int, int], threads: int
-) -> Iterator[tuple[int, str | None]]:
-    """Read every record through the index: its id, its label, and whether its image decodes.
-
-    Parameters
+    Attributes
     ----------
-    rec, idx : Path
-    labels : mapping
-        From the key of every record expected to its label, in the order of the file.
-    threads : int
+    path : Path
+    keys, offsets : np.ndarray
+        int64, (n,) each; offsets in bytes.
+    sums : np.ndarray or None
+        uint32, (n,): the CRC-32 of every record as it is stored.
+    """
 
-    Yields
-    ------
-    int, str or None
-        A record's key, and what is wrong with it.
+    path: Path
+    keys: np.ndarray
+    offsets: np.ndarray
+    sums: np.ndarray | None = None
+
+    @property
+    def text(self) -> str:
+        """The index as MXNet reads it."""
+        return "".join(f"{key}\t{offset}\n" for key, offset in zip(self.keys, self.offsets))
+
+
+def read_index(idx: Path, crc32: Path | None = None) -> Index:
+    """Read an index, and the checksums beside it.
 
     Raises
     ------
     UserError
-        If the index is damaged, or lists other keys.
+        If either is no such file, or a key or an offset is there twice.
     """
-    keys, offsets = read_index(rec, idx)
-    if keys.tolist() != list(labels):
-        got = f"{len(keys)}" if len(keys) != len(labels) else "other keys"
+    index = _parse_lines(idx, columns=2)
+    if crc32 is None:
+        return index
+    sums = np.frombuffer(crc32.read_bytes(), np.uint8)
+    if len(sums) != 4 * len(index.keys):
         raise UserError(
-            f"{idx}: expected {len(labels)} records, got {got}; "
-            f"delete {rec.name} and {idx.name} to make them again"
+            f"{crc32}: expected {len(index.keys)} checksums of 4 bytes, one per line of "
+            f"{idx.name}, got {len(sums)} bytes"
         )
-    offset_of = dict(zip(labels, offsets.tolist()))
-    local = threading.local()
+    return Index(idx, index.keys, index.offsets, sums.view("<u4"))
 
-    def fault(key: int) -> str | None:
-        if not hasattr(local, "reader"):  # one per thread, since reading moves its position
-            local.reader = mx.recordio.MXIndexedRecordIO(os.devnull, str(rec), "r")
-            local.reader.idx = offset_of
+
+def read_lines(path: Path) -> Index:
+    """Read what :class:`Writer` notes of its records."""
+    return _parse_lines(path, columns=4)
+
+
+def _parse_lines(path: Path, columns: int) -> Index:
+    content = path.read_bytes()
+    number = rb"\d{1,18}"  # fits in 64 bits
+    line = rb"\t".join([number] * columns)
+    if not re.fullmatch(rb"(?:%b\r?\n)*%b(?:\r?\n)?" % (line, line), content):
+        what = "key and offset" if columns == 2 else "key, offset, CRC-32 and length"
+        got = "other text" if content else "an empty file"
+        raise UserError(f"{path}: expected one line per record, its {what}, got {got}")
+    numbers = np.fromstring(content, np.int64, sep=" ").reshape(-1, columns)
+    for what, values in (("key", numbers[:, 0]), ("offset", numbers[:, 1])):
+        found, counts = np.unique(values, return_counts=True)
+        if len(found) < len(values):
+            raise UserError(
+                f"{path}: expected every {what} once, got {found[counts.argmax()]} "
+                f"{counts.max()} times"
+            )
+    return Index(path, *numbers.T[:3])
+
+
+class Note(Sealed):
+    """``train.json``, which the preparation writes beside ``train.rec``.
+
+    Attributes
+    ----------
+    version : int
+        Of this structure.
+    files : str
+        SHA-256 of the images' names and sizes.
+    resize, quality : int or None, int
+        The preparation's.
+    size : int
+        Of the ``.rec``, in bytes.
+    beside : dict of str to File
+        The other files, by their suffix.
+    """
+
+    version: int
+    files: str
+    resize: Optional[int]
+    quality: int
+    size: int
+    beside: dict[str, File]
+
+
+def beside(rec: Path, suffix: str) -> Path:
+    """The file of another suffix beside a ``.rec``, such as ``train.classes.txt``."""
+    return rec.with_name(f"{rec.name.removesuffix('.rec')}.{suffix}")
+
+
+def open_records(rec: Path, threads: int = 1) -> tuple[Records, list[str] | None]:
+    """Open a RecordIO file and its index; give the names of its classes, too, if they are noted.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or damaged.
+    """
+    idx, crc32, names, note = (
+        beside(rec, suffix) for suffix in ("idx", "crc32", "classes.txt", "json")
+    )
+    if not idx.is_file():
+        raise UserError(
+            f"{rec}: expected {idx.name} in the same folder, got none; `trnet prepare` makes both"
+        )
+    if note.is_file():
+        read_note(rec)
+    index = read_index(idx, crc32 if crc32.is_file() else None)
+    records = Records(rec, index, threads)
+    if not names.is_file():
+        return records, None
+    return records, names.read_bytes().decode(errors="surrogateescape").splitlines()
+
+
+def read_note(rec: Path) -> Note:
+    """Read the note of a preparation, and hold all files beside it against it.
+
+    Raises
+    ------
+    UserError
+        If one of them is not as it was written.
+    """
+    path = beside(rec, "json")
+    note: Note = read_json(path, Annotated[Note, BeforeValidator(check_seal)])
+    if note["version"] != VERSION:
+        raise UserError(
+            f"{path}: expected version {VERSION}, got {note['version']}; another release of trnet "
+            f"made {rec.name}: prepare it again"
+        )
+    for suffix, expected in note["beside"].items():
+        check_described(beside(rec, suffix), expected, path)
+    if rec.stat().st_size != note["size"]:
+        raise UserError(
+            f"{rec}: expected {note['size']} bytes, as {path.name} notes, got "
+            f"{rec.stat().st_size}; copy it again"
+        )
+    return note
+
+
+class Records:
+    """The records of a RecordIO file, of which all beginnings and lengths are checked.
+
+    Parameters
+    ----------
+    rec : Path
+    index : Index
+    threads : int
+        That read the beginnings.
+
+    Attributes
+    ----------
+    rec : Path
+    keys, labels : np.ndarray
+        int64, (n,), in the index's order.
+
+    Raises
+    ------
+    UserError
+        If the index is not of this file from its first byte to its last, or a record's label is
+        not one whole number.
+    """
+
+    def __init__(self, rec: Path, index: Index, threads: int = 1) -> None:
+        self.rec, self.keys, self._index = rec, index.keys, index
+        self._file = os.open(rec, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        order = np.argsort(index.offsets)
+        ends = np.append(index.offsets[order[1:]], os.fstat(self._file).st_size)
+        self._lengths = np.empty_like(ends)
+        self._lengths[order] = ends - index.offsets[order]
+        if index.offsets[order[0]] != 0:
+            raise self._mismatch("the first record at byte 0", index.offsets[order[0]])
+        self.labels = self._check_beginnings(threads)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, i: int) -> str:
+        """A record's name in messages."""
+        return f"{self.rec}: record {self.keys[i]}"
+
+    def read(self, i: int) -> bytes:
+        """Read the bytes of a record's image file.
+
+        Raises
+        ------
+        Undecodable
+            If the record is damaged.
+        """
+        return self._content(i)[_HEADER.size :]
+
+    def check(self, threads: int) -> Iterator[str | None]:
+        """Read every record and decode its image; yields what is wrong with each, in order."""
+
+        def fault(i: int) -> str | None:
+            try:
+                decoded(self.read(i))
+            except Undecodable as error:
+                return str(error)
+            return None
+
+        with closing(map_ahead(fault, range(len(self)), threads, _AHEAD * threads)) as faults:
+            yield from faults
+
+    def _content(self, i: int) -> bytes:
+        record, sums = self._stored(i), self._index.sums
+        if sums is not None and zlib.crc32(record) != sums[i]:
+            raise Undecodable("is damaged: its checksum is not the one noted")
+        content = _unframe(record)
+        if content is None:
+            raise Undecodable("is damaged")
+        return content
+
+    def _stored(self, i: int) -> bytes:
+        offset, left, parts = int(self._index.offsets[i]), int(self._lengths[i]), []
+        while left:
+            try:
+                part = os.pread(self._file, left, offset)
+            except OSError as error:
+                raise Undecodable(f"cannot be read: {error.strerror}") from None
+            if not part:
+                raise Undecodable("cannot be read: the file ends before")
+            parts.append(part)
+            offset, left = offset + len(part), left - len(part)
+        return b"".join(parts)
+
+    def _check_beginnings(self, threads: int) -> np.ndarray:
+        """The labels, once every record begins and ends where the index has it."""
+        offsets = self._index.offsets.tolist()
+        size = _BEGIN.itemsize
+
+        def beginnings(begin: int) -> bytes:
+            reads = (os.pread(self._file, size, at) for at in offsets[begin : begin + _CHUNK])
+            return b"".join(part.ljust(size, b"\0") for part in reads)
+
+        chunks = map_ahead(beginnings, range(0, len(offsets), _CHUNK), threads, threads)
+        begins = np.frombuffer(b"".join(chunks), _BEGIN)
+        kinds, lengths = np.divmod(begins["word"].astype(np.int64), 1 << _LENGTH_BITS)
+        fits = (begins["magic"] == _MAGIC) & (kinds == _WHOLE) & (lengths >= _HEADER.size)
+        fits &= 8 + lengths + -lengths % 4 == self._lengths
+        for i in np.flatnonzero(~fits).tolist():
+            if kinds[i] != _FIRST or not self._is_of_parts(i):
+                raise self._mismatch(
+                    f"record {self.keys[i]} in {self._lengths[i]} bytes from byte {offsets[i]} on",
+                    "something else",
+                )
+        labels, flags = begins["label"], begins["flag"]
+        is_whole = np.floor(labels) == labels  # NaN is not
+        fits = (flags == 0) & is_whole & (labels >= 0) & (labels < _LARGEST_LABEL)
+        for i in np.flatnonzero(~fits)[:1]:
+            got = f"{labels[i]:g}" if flags[i] == 0 else f"{flags[i]} labels"
+            raise UserError(f"{self.name(i)}: expected one label, a whole number, got {got}")
+        return labels.astype(np.int64)
+
+    def _is_of_parts(self, i: int) -> bool:
         try:
-            record = local.reader.read_idx(key)
-            if record is None or len(record) < _HEADER_BYTES:
-                return "cannot be read"
-            header, content = mx.recordio.unpack(record)
-            label = labels[key]
-            if header.flag or header.id != key or header.label != label:
-                got = f"id {header.id} and label {header.label}"
-                return f"is damaged: expected id {key} and label {label}, got {got}"
-            mx.image.imdecode(content).wait_to_read()
-        except mx.MXNetError as error:
-            return f"cannot be read: {str(error).strip().splitlines()[-1]}"
-        return None
+            return len(self._content(i)) >= _HEADER.size
+        except Undecodable:
+            return False
 
-    with closing(map_ahead(fault, labels, threads, _AHEAD * threads)) as faults:
-        yield from zip(labels, faults)
+    def _mismatch(self, expected: str, got: object) -> UserError:
+        return UserError(
+            f"{self.rec}: expected {expected}, as in {self._index.path.name}, got {got}; copy "
+            "both files again"
+        )
 
 
-def _record_end(file: io.IOBase, offset: int) -> int | None:
-    """Where the record at an offset ends, or None if the file does not hold it completely."""
-    size = os.fstat(file.fileno()).st_size
-    while True:
-        head = os.pread(file.fileno(), 8, offset)
-        if len(head) < 8:
-            return None
-        magic, kind_and_length = struct.unpack("<2I", head)
-        if magic != _MAGIC:
-            return None
-        kind, length = divmod(kind_and_length, 1 << _LENGTH_BITS)
-        offset += 8 + length + -length % 4
-        if offset > size:
-            return None
-        if kind in (_WHOLE, _LAST):
-            return offset
-
-
-def _cut_torn(rec: io.FileIO, idx: io.FileIO) -> list[int]:
-    """Cut both files off after the last record that is complete in both; returns the keys left."""
-    text = Path(idx.name).read_bytes()
-    lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
+def _cut_torn(rec: io.FileIO, lines: io.FileIO) -> list[int]:
+    """Cut both files off after the last record that is whole in both; returns the keys left."""
+    text = Path(lines.name).read_bytes()
+    whole = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
     end = None
-    while lines and end is None:
-        offset = lines[-1].strip().rpartition(b"\t")[2]
-        end = _record_end(rec, int(offset)) if offset.isdigit() else None
+    while whole and end is None:
+        end = _record_end(rec, whole[-1])
         if end is None:
-            lines.pop()
+            whole.pop()
     rec.truncate(end or 0)
-    idx.truncate(sum(map(len, lines)))
-    return [int(line.partition(b"\t")[0]) for line in lines]
+    lines.truncate(sum(map(len, whole)))
+    return [int(line.partition(b"\t")[0]) for line in whole]
+
+
+def _record_end(rec: io.FileIO, line: bytes) -> int | None:
+    """Where the record of a line ends, or None if the file does not hold it as it was written."""
+    if not re.fullmatch(rb"\d+\t\d+\t\d+\t\d{1,9}\n", line):
+        return None
+    _, offset, crc32, length = map(int, line.split())
+    record = os.pread(rec.fileno(), length, offset)
+    return offset + length if zlib.crc32(record) == crc32 else None
 
 
 def _write_all(file: io.FileIO, content: bytes) -> None:

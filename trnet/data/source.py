@@ -54,6 +54,8 @@ class Request:
         Fraction of these that is not trained on, and scored in place of the validation images.
     seed : int
         Decides which images the samples and the holdout are.
+    skip_damaged : bool
+        Whether to decode all images first, and to leave out those that are damaged.
     """
 
     root: str | None
@@ -65,6 +67,7 @@ class Request:
     samples: int | None = None
     holdout: float = 0.0
     seed: int = 0
+    skip_damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class DataSet:
         Whether a config may set ``dataset.classes`` and ``dataset.size``.
     takes_samples : bool
         Whether a config may set ``dataset.samples`` and ``dataset.holdout``.
+    takes_damaged : bool
+        Whether a config may set ``dataset.damaged``.
     in_memory : bool
         Whether loading is quick, because the images are held in memory; then a config's data are
         checked before a suite is trained.
@@ -122,4 +127,5 @@ class DataSet:
     load: Callable[[Request], DataSource]
     takes_size: bool = False
     takes_samples: bool = True
+    takes_damaged: bool = False
     in_memory: bool = True

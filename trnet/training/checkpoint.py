@@ -9,10 +9,8 @@ training resumes from the one before.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +23,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from trnet.errors import UserError
-from trnet.files import read_json
+from trnet.files import File, check_described, described, read_json, sync
 from trnet.optimize import state_arrays
 from trnet.tensor.backend import mx
 
@@ -91,13 +89,6 @@ class State(TypedDict):
     numbers: dict[str, float]
 
 
-class File(TypedDict):
-    """What a manifest notes of a file."""
-
-    size: int
-    sha256: str
-
-
 def save(
     folder: Path,
     network: HybridBlock,
@@ -137,13 +128,13 @@ def save(
         "numbers": _numbers(optimizer),
     }
     (aside / _STATE).write_text(json.dumps(state))
-    manifest = {path.name: _described(path) for path in sorted(aside.iterdir())}
+    manifest = {path.name: described(path) for path in sorted(aside.iterdir())}
     (aside / _MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
-        _sync(path)
+        sync(path)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-    _sync(folder)
+    sync(folder)
     whole, parts = _whole(folder), _all(folder)[-_KEPT:] if within else []
     kept = {*whole[-_KEPT:], *parts, best(folder)}
     for path in _all(folder):
@@ -382,31 +373,8 @@ def _checked(checkpoint: Path, name: str) -> Path:
             f"{checkpoint}: expected {_MANIFEST}, got none; the checkpoint is damaged, or of an "
             "earlier release of trnet"
         )
-    expected = read_json(noted, dict[str, File]).get(name)
-    try:
-        found = _described(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if found != expected:
-        raise UserError(f"{path}: is damaged: its checksum is not that of {_MANIFEST}")
+    check_described(path, read_json(noted, dict[str, File]).get(name), noted)
     return path
-
-
-def _described(path: Path) -> File:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-            size += len(block)
-    return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

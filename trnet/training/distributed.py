@@ -1,19 +1,24 @@
 """Distributed training on MXNet's parameter server: a process's role, and what workers exchange.
 
-Importing MXNet in the scheduler or a server runs that role and then exits. In a worker, the
-environment variables of its place must be set before the import. So this module imports MXNet late.
+Importing MXNet in a process whose DMLC_ROLE is scheduler or server runs that role, with a
+controller that unpickles what it is sent. So this module imports MXNet late, sets the role after
+that, and runs it with a controller that executes nothing.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import re
+import secrets
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -248,8 +253,34 @@ def _number(
     return int(text)
 
 
+def find_secret(runs: Path, environ: Mapping[str, str]) -> str:
+    """The secret of a job: TRNET_SECRET, or what the first of its processes wrote into ``runs``.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written or read.
+    """
+    if environ.get("TRNET_SECRET"):
+        return environ["TRNET_SECRET"]
+    path = runs / ".secret"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            own = runs / f".secret.{secrets.token_hex(8)}"
+            own.touch(mode=0o600)
+            own.write_text(secrets.token_hex(32))
+            with suppress(FileExistsError):  # another process of the job was first
+                os.link(own, path)
+            own.unlink()
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be used as the job's secret: {why}") from None
+
+
 @contextmanager
-def join(place: Place | None) -> Iterator[Workers]:
+def join(place: Place | None, secret: str = "") -> Iterator[Workers]:
     """Take part in a distributed training, and end when another of its processes is lost.
 
     Only workers run the body of the ``with`` statement. The scheduler and the servers serve until
@@ -260,6 +291,8 @@ def join(place: Place | None) -> Iterator[Workers]:
     ----------
     place : Place or None
         None to train in this process alone.
+    secret : str
+        Of the job; see :func:`find_secret`.
 
     Yields
     ------
@@ -268,14 +301,18 @@ def join(place: Place | None) -> Iterator[Workers]:
     if place is None:
         yield ALONE
         return
-    os.environ.update(place.variables())
-    heartbeat = _monitor(place) if place.role == "scheduler" else _member(place)
+    os.environ.update({**place.variables(), "DMLC_ROLE": "worker"})
+    heartbeat = _monitor(place, secret) if place.role == "scheduler" else _member(place, secret)
     kvstore = None
     try:
         with _default_sigint():
             from trnet.tensor.backend import mx
 
+            os.environ["DMLC_ROLE"] = place.role
             kvstore = mx.kv.create("dist_sync")
+            if place.role != "worker":
+                _serve(kvstore)
+                sys.exit()
         heartbeat.rename(f"worker {kvstore.rank} ({socket.gethostname()})")
         yield Workers(kvstore.rank, kvstore.num_workers, kvstore)
         # Freeing the kvstore waits for all others. Do so now, while the heartbeat can still end it.
@@ -291,29 +328,48 @@ def join(place: Place | None) -> Iterator[Workers]:
     heartbeat.leave()
 
 
-def _monitor(place: Place) -> Monitor:
-    """Listen, as the scheduler, where MXNet will: at an address, or on every interface for a name.
+def _serve(kvstore: KVStore) -> None:
+    """Be the scheduler or a server until the workers have finished.
 
-    So both serve the same machines.
+    MXNet's own controller unpickles an optimiser that a worker sends. Ours send none, as they
+    update the parameters themselves.
     """
-    is_address = re.fullmatch(r"[\d.]+", place.host) is not None
-    if not is_address:
-        os.environ.setdefault("DMLC_USE_KUBERNETES", "1")  # or MXNet cannot listen at a name
-    host = place.host if is_address and "DMLC_USE_KUBERNETES" not in os.environ else ""
+    from mxnet.base import _LIB, check_call
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+    def ignore(command: int, _body: bytes, _handle: int) -> None:
+        print(
+            f"warning: ignored command {command}, which no worker of trnet sends", file=sys.stderr
+        )
+
+    check_call(_LIB.MXKVStoreRunServer(kvstore.handle, ignore, None))
+
+
+def _monitor(place: Place, secret: str) -> Monitor:
+    """Listen, as the scheduler, where MXNet will: at the address that was asked for.
+
+    Under Kubernetes, a name may be that of a service, whose address no machine has: then both
+    listen on every interface.
+    """
     try:
+        host = ""
+        if "DMLC_USE_KUBERNETES" not in os.environ:
+            host = os.environ["DMLC_PS_ROOT_URI"] = socket.gethostbyname(place.host)
         socket.create_server((host, place.port)).close()  # MXNet would fail with a traceback
-        return Monitor((host, place.port + 1), place.servers + place.workers)
+        return Monitor((host, place.port + 1), place.servers + place.workers, secret)
     except OSError as error:
+        why = error.strerror.partition(" (")[0]  # Python adds the address
         raise UserError(
             "DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT: expected an address of the scheduler's machine, "
             f"and a port that is free there, as must be the next; got {place.host} and {place.port}"
-            f": {os.strerror(error.errno)}"
+            f": {why}"
         ) from None
 
 
-def _member(place: Place) -> Member:
+def _member(place: Place, secret: str) -> Member:
     """Join the scheduler's members, and make MXNet use this machine's address on the way to it."""
-    member = Member((place.host, place.port + 1), f"a {place.role} ({socket.gethostname()})")
+    address, name = (place.host, place.port + 1), f"a {place.role} ({socket.gethostname()})"
+    member = Member(address, name, secret)
     if member.host is None or {"DMLC_NODE_HOST", "DMLC_INTERFACE"} & set(os.environ):
         return member
     # Its own name may resolve to a loopback address, at which no other machine finds it.

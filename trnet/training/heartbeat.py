@@ -3,19 +3,24 @@
 MXNet itself waits forever for a process that died. So every server and worker (a member) keeps a
 TCP connection to the scheduler (the monitor). Messages are lines of text, a verb and its text:
 
-- ``name WHO`` joins, as the first message of a member; later ones change the member's name;
-- ``welcome`` is the monitor's answer to the first ``name``;
+- ``hello NONCE`` is the monitor's first message, of random digits;
+- ``join NONCE PROOF WHO`` is a member's: the proof is an HMAC of both nonces by the job's secret;
+- ``welcome PROOF`` is the monitor's answer, with a proof of its own;
+- ``name WHO`` changes the member's name;
 - ``beat`` comes from every member each few seconds, and the monitor answers with ``beat``;
 - ``goodbye WHY`` comes from a process that ends; without a reason it has finished its work;
 - ``end WHY`` comes from the monitor to all members: they end at once.
 
 A member is lost if its connection closes without a goodbye, or if it stops beating. The monitor
-then sends ``end`` to the others, and ends itself. Members watch the monitor in the same way.
+then sends ``end`` to the others, and ends itself. Members watch the monitor in the same way. A
+connection that does not prove in some seconds that it knows the secret is closed.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -30,9 +35,15 @@ from trnet.errors import UserError
 INTERVAL = 5.0  # seconds between beats
 TIMEOUT = 30.0  # seconds without a beat after which a process is lost: several beats may be late
 JOIN_TIMEOUT = 60.0  # seconds in which all processes should have started
+HELLO_TIMEOUT = 10.0  # seconds that a connection has to prove that it knows the secret
+FIRST_BEAT = 120.0  # seconds after joining: a member may be in a long import
 GRACE_PERIOD = 5.0  # seconds that members have to end before the scheduler does
 _LONGEST = 4096  # bytes of a message: strangers may connect, too
 
+_OTHER_SECRET = (
+    "the secret of this job is another one: give all its processes the same TRNET_SECRET, or "
+    "--runs on a folder that they share"
+)
 _LOST = "was lost; all others end; run the same command to resume after the last complete epoch"
 
 
@@ -54,14 +65,20 @@ class Monitor:
         Where to listen; an empty host means every interface.
     expected : int
         The number of members; further ones belong to another training, and are refused.
+    secret : str
+        Of the job; members prove that they know it.
     end : callable
         Ends the process, for a reason.
     """
 
     def __init__(
-        self, address: tuple[str, int], expected: int, end: Callable[[str], None] = end_process
+        self,
+        address: tuple[str, int],
+        expected: int,
+        secret: str,
+        end: Callable[[str], None] = end_process,
     ) -> None:
-        self._expected, self._end = expected, end
+        self._expected, self._secret, self._end = expected, secret, end
         self._members: dict[_Connection, str] = {}
         self._n_joined = 0
         self._ending = False
@@ -79,33 +96,53 @@ class Monitor:
 
     def _accept(self) -> None:
         while True:
-            connected, _ = self._listener.accept()
+            try:
+                connected, _ = self._listener.accept()
+            except OSError:  # too many files are open, until idle connections are closed
+                time.sleep(0.1)
+                continue
             _start_thread(self._serve, _Connection(connected))
 
     def _serve(self, connection: _Connection) -> None:
         with suppress(OSError):  # it closed or timed out: the last lines here handle both
-            while True:
-                verb, text = connection.receive()
-                if verb == "name":
-                    self._join(connection, text)
-                elif verb == "beat":
-                    # Only now: a member that does not beat yet may be in a long import.
-                    connection.set_timeout(TIMEOUT)
-                    connection.send("beat")
-                elif verb == "goodbye":
-                    self._remove(connection, text and f"ended: {text}")
+            if self._admits(connection):
+                self._follow(connection)
         self._remove(connection, _LOST)
         connection.close()
 
-    def _join(self, connection: _Connection, name: str) -> None:
+    def _admits(self, connection: _Connection) -> bool:
+        """Let a connection join, if it knows the secret and a member is missing."""
+        connection.set_timeout(HELLO_TIMEOUT)
+        own = secrets.token_hex(16)
+        connection.send("hello", own)
+        verb, text = connection.receive()
+        nonce, proof, name = (*text.split(" ", 2), "", "", "")[:3]
+        if verb != "join":
+            return False
+        if not hmac.compare_digest(proof.encode(), _proof(self._secret, "join", own, nonce)):
+            connection.send("end", _OTHER_SECRET)
+            return False
         with self._lock:
-            if connection not in self._members:
-                if self._n_joined == self._expected:
-                    connection.send("end", "this training already has all its servers and workers")
-                    return
-                self._n_joined += 1
-                connection.send("welcome")
+            if self._n_joined == self._expected:
+                connection.send("end", "this training already has all its servers and workers")
+                return False
+            self._n_joined += 1
             self._members[connection] = name
+            connection.set_timeout(FIRST_BEAT)
+            connection.send("welcome", _proof(self._secret, "welcome", own, nonce).decode())
+        return True
+
+    def _follow(self, connection: _Connection) -> None:
+        while True:
+            verb, text = connection.receive()
+            if verb == "name":
+                with self._lock:
+                    self._members[connection] = text
+            elif verb == "beat":
+                connection.set_timeout(TIMEOUT)
+                connection.send("beat")
+            elif verb == "goodbye":
+                self._remove(connection, text and f"ended: {text}")
 
     def _remove(self, connection: _Connection, fate: str) -> None:
         """Remove a member; if it has not finished its work, end all others for its fate."""
@@ -147,6 +184,8 @@ class Member:
     address : tuple of str and int
         Where the monitor listens. If nobody answers, the member warns and works without.
     name : str
+    secret : str
+        Of the job.
     end : callable
         Ends the process, for a reason.
 
@@ -158,16 +197,20 @@ class Member:
     Raises
     ------
     UserError
-        If the scheduler belongs to another training.
+        If the scheduler belongs to another training, or has another secret.
     """
 
     def __init__(
-        self, address: tuple[str, int], name: str, end: Callable[[str], None] = end_process
+        self,
+        address: tuple[str, int],
+        name: str,
+        secret: str,
+        end: Callable[[str], None] = end_process,
     ) -> None:
         self._scheduler, self._end = address[0], end
         self._left = False
         self._lock = threading.Lock()
-        self._connection = _connect(address, name)
+        self._connection = _connect(address, name, secret)
         self.host = self._connection.host if self._connection else None
         if self._connection:
             _start_thread(self._listen)
@@ -235,7 +278,8 @@ class _Connection:
         line = self._reader.readline(_LONGEST)
         if not line:
             raise ConnectionError
-        verb, _, text = line.decode(errors="replace").strip().partition(" ")
+        text = "".join(c if c.isprintable() else "?" for c in line.decode(errors="replace").strip())
+        verb, _, text = text.partition(" ")
         return verb, text
 
     def close(self) -> None:
@@ -243,20 +287,29 @@ class _Connection:
         self._socket.close()
 
 
-def _connect(address: tuple[str, int], name: str) -> _Connection | None:
+def _connect(address: tuple[str, int], name: str, secret: str) -> _Connection | None:
     """Join the monitor at an address; None if there is none."""
     deadline = time.monotonic() + JOIN_TIMEOUT
     while (left := deadline - time.monotonic()) > 0:
         with suppress(OSError):  # it has not started yet
             connection = _Connection(socket.create_connection(address, timeout=left))
-            connection.send("name", name)
-            verb, text = connection.receive()
-            if verb == "welcome":
-                connection.set_timeout(None)
-                return connection
+            verb, its = connection.receive()
+            if verb == "hello":
+                own = secrets.token_hex(16)
+                proof = _proof(secret, "join", its, own).decode()
+                connection.send("join", f"{own} {proof} {name}")
+                verb, text = connection.receive()
+                expected = _proof(secret, "welcome", its, own)
+                if verb == "welcome" and not hmac.compare_digest(text.encode(), expected):
+                    verb, text = "end", _OTHER_SECRET
+                if verb == "welcome":
+                    connection.set_timeout(None)
+                    return connection
+                if verb == "end":
+                    connection.close()
+                    advice = "" if text == _OTHER_SECRET else "; use another DMLC_PS_ROOT_PORT"
+                    raise UserError(f"{address[0]}: {text}{advice}")
             connection.close()
-            if verb == "end":
-                raise UserError(f"{address[0]}: {text}; use another DMLC_PS_ROOT_PORT")
         time.sleep(0.2)
     print(
         f"warning: no trnet scheduler answers at {address[0]}:{address[1]}, so this process will "
@@ -264,6 +317,12 @@ def _connect(address: tuple[str, int], name: str) -> _Connection | None:
         file=sys.stderr,
     )
     return None
+
+
+def _proof(secret: str, verb: str, *nonces: str) -> bytes:
+    """Hexadecimal digits that only those who know the secret can give for these nonces."""
+    message = " ".join((verb, *nonces)).encode()
+    return hmac.new(secret.encode(), message, "sha256").hexdigest().encode()
 
 
 def _start_thread(function: Callable, *arguments) -> None:
