@@ -76,7 +76,7 @@ gpu-check: .venv-gpu/installed
 	echo "Setting up .venv with $$($$python --version)"; \
 	$$python -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-	    --editable '.[cpu,experiments,onnx,test,docs]'
+	    --editable '.[cpu,experiments,onnx,tensorboard,test,docs]'
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    --requirement examples/requirements.txt
 	@touch $@

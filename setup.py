@@ -77,6 +77,7 @@ setup(
         ],
         # MXNet's converter knows no newer onnx; these need no newer NumPy.
         "onnx": ["onnx>=1.14,<1.18", "onnxruntime>=1.18,<1.20", "protobuf<5"],
+        "tensorboard": ["tensorboardX"],
         "test": [
             "build",
             "hypothesis",

@@ -62,6 +62,7 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
     from trnet.training.devices import Compute
     from trnet.training.optimizers import make_optimizer
     from trnet.training.progress import Progress
+    from trnet.training.saving import nothing
 
     compute, recipe = Compute([mx.cpu()]), chosen.train
     dataset = experiment.find_dataset(chosen)
@@ -98,7 +99,9 @@ def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], Non
     def ours(batches: Iterator, trainer: gluon.Trainer = trainer) -> None:
         epoch = islice(batches, steps)
         rates = repeat(1e-4)
-        loop.train_epoch(network, trainer, loss, epoch, rates, size, compute, progress, recipe)
+        loop.train_epoch(
+            network, trainer, loss, epoch, rates, size, compute, progress, recipe, nothing()
+        )
         mx.nd.waitall()
 
     def data() -> None:

@@ -103,6 +103,7 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
     from trnet.training import loop
     from trnet.training.devices import Compute
     from trnet.training.progress import Progress
+    from trnet.training.saving import nothing
 
     compute, recipe = Compute([mx.cpu()]), chosen.train
     dataset = experiment.find_dataset(chosen)
@@ -118,7 +119,9 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
 
     def train() -> None:
         one = [(images, labels)]
-        loop.train_epoch(network, trainer, loss, one, [1e-4], batch, compute, progress, recipe)
+        loop.train_epoch(
+            network, trainer, loss, one, [1e-4], batch, compute, progress, recipe, nothing()
+        )
 
     return {"train": train, "forward": lambda: network(images)}
 

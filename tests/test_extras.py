@@ -36,7 +36,7 @@ def described() -> dict:
 
 def test_every_package_that_is_named_is_in_an_extra(described):
     extras = described["extras_require"]
-    wanted = extras["cpu"] + extras["experiments"] + extras["onnx"]
+    wanted = extras["cpu"] + extras["experiments"] + extras["onnx"] + extras["tensorboard"]
     listed = {re.match(r"[\w.-]+", one)[0] for one in wanted}
     # The first works without; the second is onnx's own.
     assert set(PACKAGES.values()) == listed - {"argcomplete", "protobuf"}

@@ -67,7 +67,7 @@ def test_a_run_that_diverges_stops_no_other_one(tmp_path, capsys):
     done, failures = reproduce(changed(suite, "small", learning_rate=1e30), [0, 1], "cpu")
     assert [row.top1 and row.top1.seeds for row in done.rows] == [2, 2, None]
     assert len(failures) == 2 and all("toy/small/seed" in line for line in failures)
-    assert all("the loss is no longer finite in epoch 1" in line for line in failures)
+    assert all("the loss is no longer finite in step" in line for line in failures)
     assert "small: seed 0 has no result" in (suite.output / "table.md").read_text()
     assert capsys.readouterr().out.count("diverged") == 2
     again, failures = reproduce(done, [0, 1], "cpu")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -40,6 +40,7 @@ from trnet.training.distributed import ALONE, Workers
 from trnet.training.freezing import freeze
 from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
+from trnet.training.saving import tensorboard
 from trnet.training.stopping import Stop
 
 
@@ -136,6 +137,7 @@ def train(
     show: bool = True,
     workers: Workers = ALONE,
     stop: Stop | None = None,
+    logs_to_tensorboard: bool = False,
 ) -> Result:
     """Train an experiment into its run folder, or resume it after its last complete epoch.
 
@@ -155,6 +157,8 @@ def train(
         The processes that train together. They share the run folder; one of them writes.
     stop : Stop, optional
         Ends the training when it becomes true, with a checkpoint.
+    logs_to_tensorboard : bool
+        Whether metrics are logged there, too, into the run folder.
 
     Returns
     -------
@@ -198,7 +202,9 @@ def train(
     images = source.train_batches(recipe.batch_size) * min(recipe.batch_size, source.train_size)
     label = f"{config.name} seed {config.seed}"
     show = show and workers.writes
-    with held(folder, workers), Progress(label, recipe.epochs, images, show) as progress:
+    logs = tensorboard(folder) if logs_to_tensorboard and workers.writes else nullcontext()
+    progressing = Progress(label, recipe.epochs, images, show)
+    with held(folder, workers), progressing as progress, logs as log:
         for line in recipe.cuts:
             progress.say(line)
         loop.initialize(network, dataset.shape, config.seed, compute)
@@ -221,6 +227,7 @@ def train(
                 progress,
                 config.hash_until,
                 stop,
+                log,
             )
         else:
             metrics = loop.score_start(
@@ -278,6 +285,7 @@ def _result(
         "threads": os.environ.get("OMP_NUM_THREADS", "MXNet's default"),
         "workers": compute.workers.count,
         **({"fit": last["fit"]} if "fit" in last else {}),
+        **({"skipped": sum(row["skipped"] for row in trained)} if "skipped" in last else {}),
     }
 
 
@@ -375,7 +383,7 @@ def activations(
     loop.initialize(network, dataset.shape, config.seed, compute)
     _start_trained(network, config, dataset, compute)
     sample = _sample(config, dataset, compute, images)
-    return network, [network.features(batch) for batch in sample]
+    return network, list(network.head_inputs(sample))
 
 
 def load(config: Config, dataset: DataSet, shard: Shard = WHOLE) -> DataSource:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from trnet.errors import MissingStack
 
 # By the name that an import error gives. setup.py lists the same packages, as the extras "cpu",
-# "experiments" and "onnx".
+# "experiments", "onnx" and "tensorboard".
 PACKAGES = {
     "PIL": "pillow",
     "gluoncv": "gluoncv",
@@ -23,6 +23,7 @@ PACKAGES = {
     "ruamel.yaml": "ruamel.yaml",
     "scipy": "scipy",
     "tabulate": "tabulate",
+    "tensorboardX": "tensorboardX",
     "tqdm": "tqdm",
     "typing_extensions": "typing_extensions",
 }
@@ -51,6 +52,8 @@ def named_if_missing(user: str) -> Iterator[None]:
         # Beside mxnet-cu112, which has the same folder, the extra "cpu" would overwrite MXNet.
         if error.name in ("onnx", "onnxruntime"):
             extras = "onnx"
+        elif error.name == "tensorboardX":
+            extras = "tensorboard"
         else:
             extras = "experiments" if find_spec("mxnet") else "cpu,experiments"
         raise MissingStack(

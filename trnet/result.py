@@ -110,6 +110,8 @@ class Result(TypedDict):
         Processes that trained together.
     fit : Fit
         How close the head is to the trained one, if nothing was trained since.
+    skipped : int
+        Steps whose gradients were not finite, if such steps are skipped.
     """
 
     version: int
@@ -133,6 +135,7 @@ class Result(TypedDict):
     threads: str
     workers: _Count
     fit: NotRequired[Fit]
+    skipped: NotRequired[Annotated[int, Field(ge=0)]]
 
 
 def _current(content: Any) -> Any:

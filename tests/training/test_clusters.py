@@ -180,7 +180,7 @@ def test_an_infinite_loss_ends_all(experiment_file, port, tmp_path):
     ended = cluster.end()
     assert all(code in (1, 2) for code, _, _ in ended.values())
     for lines in lines_of_errors(ended).values():
-        assert len(lines) == 1 and "the loss is no longer finite in epoch" in lines[0]
+        assert len(lines) == 1 and "the loss is no longer finite in step" in lines[0]
 
 
 def test_ctrl_c_on_a_worker_ends_all(experiment_file, port, tmp_path):

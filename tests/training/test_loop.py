@@ -1,11 +1,14 @@
 """The loop: what it trains, on one device and on several, and how far it runs ahead."""
 
+import csv
 import json
+from collections.abc import Iterator
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
+from tensorboardX.proto.event_pb2 import Event
 from training.helpers import CPU, parameters, recipe, run, small_network
 
 from trnet.data import Request
@@ -15,6 +18,7 @@ from trnet.models import build_network
 from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
 from trnet.training.evaluation import evaluate
+from trnet.training.saving import nothing, tensorboard
 
 
 def test_label_smoothing_is_cross_entropy_against_smoothed_labels():
@@ -52,13 +56,14 @@ def test_steps_run_ahead_of_what_is_waited_for(side, ahead):
             assert n_images % 4 == 0  # batches of all workers
             waited += n_images // 4
 
-    n_images, total = loop.train_epoch(
-        network, trainer, loss, batches(), map(float, range(60)), 4, CPU, Counting(), recipe()
+    done = nothing()
+    loop.train_epoch(
+        network, trainer, loss, batches(), map(float, range(60)), 4, CPU, Counting(), recipe(), done
     )
     assert begun == list(range(50)) and waited == 50
     assert most == ahead
     assert rates[1:] == list(range(49))
-    assert (n_images, total) == (100, 2 * sum(range(50)) + 50)
+    assert (done["images"], done["loss"]) == (100, 2 * sum(range(50)) + 50)
 
 
 def test_training_learns(blobs, tmp_path):
@@ -67,6 +72,35 @@ def test_training_learns(blobs, tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == metrics
     assert [row["epoch"] for row in metrics] == list(range(1, 13))
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [{key: float(value) for key, value in row.items()} for row in rows] == metrics
+
+
+def test_metrics_are_logged_for_tensorboard(blobs, tmp_path):
+    with tensorboard(tmp_path) as log:
+        metrics = run(small_network(), blobs, tmp_path, recipe(epochs=2), log=log)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    logged = {
+        (value.tag, event.step): value.simple_value
+        for event in events(path.read_bytes())
+        for value in event.summary.value
+    }
+    expected = {
+        (name, row["epoch"]): pytest.approx(value)
+        for row in metrics
+        for name, value in row.items()
+        if name != "epoch"
+    }
+    assert logged == expected
+
+
+def events(content: bytes) -> Iterator[Event]:
+    """The records of a log: a length of 8 bytes and its checksum, an event and its checksum."""
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        yield Event.FromString(content[12:end])
+        content = content[end + 4 :]
 
 
 @pytest.mark.parametrize("n_devices, batch_size", [(2, 7), (3, 8)])
@@ -126,7 +160,7 @@ def test_every_run_saves_the_same_network(optimizer, tmp_path):
 
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run(blobs, tmp_path):
-    with pytest.raises(UserError, match=r"lower train\.learning_rate, which is 1e\+30"):
+    with pytest.raises(UserError, match=r"with train\.learning_rate 1e\+30 and "):
         run(small_network(), blobs, tmp_path, recipe(learning_rate=1e30))
     assert checkpoint.latest(tmp_path / "checkpoints") is None
 
@@ -141,6 +175,8 @@ def test_a_divergence_is_named_in_one_line(way, blobs, tmp_path, monkeypatch):
         bias.set_data(bias.data() + mx.nd.linalg.inverse(rows).sum())
 
     monkeypatch.setattr("trnet.optimize.Trainer._update", broken)
-    with pytest.raises(Diverged, match=r"^[^\n]*no longer finite in epoch 1; lower [^\n]* 0\.1$"):
+    with pytest.raises(
+        Diverged, match=r"^[^\n]*no longer finite in (step 2 of )?epoch 1, with [^\n]*$"
+    ):
         run(small_network(), blobs, tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ from mxnet.gluon import nn
 from training.helpers import CONFIG, CPU, parameters, recipe, run, small_network
 
 from trnet import TRL, config, experiment
-from trnet.errors import ConfigError
+from trnet.errors import ConfigError, Diverged
 from trnet.models import attach_head, make_backbone
 from trnet.training import loop
 from trnet.training.devices import Compute
 from trnet.training.freezing import freeze
 from trnet.training.optimizers import clip_gradients
 from trnet.training.progress import Progress
+from trnet.training.saving import nothing
 
 TWO = Compute([mx.cpu(0), mx.cpu(1)])
 
@@ -72,7 +75,9 @@ def test_a_step_is_the_mean_over_all_of_its_images(changes):
     network.weight.grad_req = "add"
     trainer = loop.make_trainer(network, settings)
     progress = Progress("test", 1, 20, show=False)
-    loop.train_epoch(network, trainer, loss, batches(), iter(rates), 4, CPU, progress, settings)
+    loop.train_epoch(
+        network, trainer, loss, batches(), iter(rates), 4, CPU, progress, settings, nothing()
+    )
     np.testing.assert_allclose(network.weight.data().asnumpy(), weight, rtol=1e-5)
     assert len(drawn) == 5
 
@@ -231,3 +236,71 @@ def test_the_norm_of_many_gradients_loses_none():
     parameter.grad()[:] = 1.1
     clip_gradients([parameter], 1.0)
     assert parameter.grad()[0].asscalar() == pytest.approx(2**-12.5, rel=5e-3)
+
+
+@pytest.mark.parametrize("compute", [CPU, TWO], ids=["one device", "two devices"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_that_are_not_finite_are_skipped_and_counted(blobs, tmp_path, compute, accumulate):
+    """A batch with a NaN changes nothing: the network is that of a training without it."""
+
+    def with_nan(batch_size, seed):
+        for number, (images, labels) in enumerate(blobs.train(batch_size, seed)):
+            if number // accumulate == 1:
+                images = images.copy()
+                images[0] = np.nan
+            yield images, labels
+
+    def without(batch_size, seed):
+        for number, batch in enumerate(blobs.train(batch_size, seed)):
+            if number // accumulate != 1:
+                yield batch
+
+    networks, metrics = [small_network(), small_network()], []
+    for network, train in zip(networks, (with_nan, without)):
+        settings = recipe(
+            epochs=1,
+            batch_size=4,
+            momentum=0.9,
+            accumulate=accumulate,
+            nonfinite="skip",
+            schedule={"type": "step", "milestones": [9]},
+        )
+        folder = tmp_path / train.__name__
+        metrics += run(network, replace(blobs, train=train), folder, settings, compute=compute)
+    for one, other in zip(*map(parameters, networks)):
+        np.testing.assert_array_equal(one, other)
+    assert [row["skipped"] for row in metrics] == [1, 0]
+    assert np.isfinite([row["train_loss"] for row in metrics]).all()
+
+
+def test_a_divergence_is_noticed_within_some_steps(blobs, tmp_path):
+    seen = []
+
+    def train(batch_size, seed):
+        for number in range(500):
+            for images, labels in blobs.train(4, seed):
+                seen.append(number)
+                yield images * (np.nan if len(seen) == 30 else 1), labels
+
+    source = replace(blobs, train=train, train_size=4 * 5000)
+    said = (
+        r"^[^\n]*no longer finite in step 30 of epoch 1, with train\.learning_rate 0\.1 and "
+        r"train\.weight_decay 0; [^\n]*no checkpoint yet$"
+    )
+    with pytest.raises(Diverged, match=said):
+        run(nn.Dense(3), source, tmp_path, recipe(batch_size=4))
+    assert len(seen) < 30 + 2 * 16 + 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(blobs, tmp_path):
+    """oneDNN's ReLU makes 0 of NaN: the loss stays finite where the weights are not."""
+
+    def train(batch_size, seed):
+        for images, labels in blobs.train(batch_size, seed):
+            yield images * np.nan, labels
+
+    network = small_network()
+    with pytest.raises(Diverged, match="not all weights are finite any more"):
+        run(network, replace(blobs, train=train), tmp_path)
+    assert any(np.isnan(values).any() for values in parameters(network))
+    assert not list(tmp_path.glob("checkpoints/*"))

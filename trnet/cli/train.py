@@ -45,6 +45,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", help="the same as --set seed=SEED")
     arguments.add_runs(parser)
     arguments.add_devices(parser)
+    parser.add_argument(
+        "--log",
+        choices=("tensorboard",),
+        help="log metrics for it, into the run folder",
+    )
     # KVSTORES, without the import of NumPy.
     parser.add_argument("--kvstore", choices=("dist_sync",), help="train over several machines")
 
@@ -70,7 +75,13 @@ def run(options: Namespace) -> None:
         # Of several workers none can save its part of an epoch, so they end at once.
         with heard(stop, GRACE) if workers.count == 1 else nullcontext():
             result = experiment.train(
-                chosen, baseline, options.runs, contexts, workers=workers, stop=stop
+                chosen,
+                baseline,
+                options.runs,
+                contexts,
+                workers=workers,
+                stop=stop,
+                logs_to_tensorboard=options.log == "tensorboard",
             )
     if workers.writes:
         print(f"Top-1          {100 * result['top1']:.2f} %")

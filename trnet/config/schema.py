@@ -295,7 +295,8 @@ class Train(_Schema):
 
     ``clip_gradient`` bounds the norm of all gradients together, ``accumulate`` is the number of
     batches per step, ``lasso`` a penalty on the components of a TRL, and ``checkpoint_minutes`` the
-    time between checkpoints within an epoch. ``freeze`` names what is not trained; see
+    time between checkpoints within an epoch. ``nonfinite`` says what a gradient that is not finite
+    does: it stops the training, or its step is skipped. ``freeze`` names what is not trained; see
     :mod:`trnet.training.freezing`.
     With 0 epochs, the network is scored as it starts; this needs trained weights.
     """
@@ -310,6 +311,7 @@ class Train(_Schema):
     clip_gradient: Optional[Positive] = None
     accumulate: PositiveInt = 1
     lasso: NonNegative = 0.0
+    nonfinite: Literal["stop", "skip"] = "stop"
     freeze: Annotated[Union[Literal["backbone"], list[str]], BeforeValidator(_frozen)] = []
     dtype: Literal["float32", "float16"] = "float32"
     checkpoint_minutes: Positive = 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from inspect import signature
 
 from mxnet.gluon import HybridBlock
@@ -10,6 +11,7 @@ from trnet.models.backbones import Backbone
 from trnet.models.heads import HEADS
 from trnet.models.shapes import output_shape
 from trnet.models.zoo import make_backbone
+from trnet.tensor.backend import mx
 
 
 class Network(HybridBlock):
@@ -39,6 +41,16 @@ class Network(HybridBlock):
     def hybrid_forward(self, F, x):
         """Scores of a batch of images."""
         return self.output(self.features(x))
+
+    def head_inputs(self, batches: Iterable[mx.nd.NDArray]) -> Iterator[mx.nd.NDArray]:
+        """Give what the head gets of batches of images, one after the other.
+
+        MXNet would queue all batches at once, and hold the activations of all of them.
+        """
+        for images in batches:
+            activations = self.features(images)
+            activations.wait_to_read()
+            yield activations
 
 
 def build_network(

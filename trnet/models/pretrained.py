@@ -111,7 +111,7 @@ def load_pretrained(
         trained, is_linear = _load_backbone(network, backbone, arrays, image_shape, classes)
 
         def data() -> Optional[list[mx.nd.NDArray]]:
-            return None if images is None else [network.features(batch) for batch in images()]
+            return None if images is None else list(network.head_inputs(images()))
 
         return _start_head(network.output, trained, is_linear, data, weigh_classes)
     except ValueError as error:

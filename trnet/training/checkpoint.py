@@ -49,11 +49,15 @@ class Epoch(TypedDict):
 
 
 class Within(TypedDict):
-    """Where in an epoch a checkpoint is: its steps, the images of these, and their summed loss."""
+    """Where in an epoch a checkpoint is: its steps, the images of these, and their summed loss.
+
+    Of the steps, some were skipped, because a gradient was not finite.
+    """
 
     step: Annotated[int, Field(ge=1)]
-    images: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=0)]
     loss: float
+    skipped: Annotated[int, Field(ge=0)]
     seconds: float
 
 

@@ -19,16 +19,17 @@ from mxnet.gluon import HybridBlock
 
 from trnet.config import Train
 from trnet.data import Batch, DataSource
-from trnet.errors import Diverged, Stopped, UserError
-from trnet.files import write_aside
+from trnet.errors import Diverged, UserError
 from trnet.optimize import Trainer, shrink_components
 from trnet.tensor.backend import mx
 from trnet.training import checkpoint
+from trnet.training.checkpoint import Within
 from trnet.training.devices import Compute
 from trnet.training.distributed import ALONE, Workers
 from trnet.training.evaluation import class_scores, evaluate
 from trnet.training.optimizers import clip_gradients, make_optimizer
 from trnet.training.progress import Progress
+from trnet.training.saving import Saving, write_metrics
 from trnet.training.schedule import learning_rate
 from trnet.training.stopping import Stop
 
@@ -40,6 +41,7 @@ _UPDATED_AT_ONCE, _LARGE = 16, 2**16
 # every batch costs a small network a fifth of its time.
 _BATCHES_AHEAD, _BYTES_AHEAD = 16, 2**22
 _WORTH_SAVING = 10.0  # seconds of training, before a validation that may fail
+_LOSS = "the loss is no longer finite in"
 _SINGULAR = "the input matrix is non-convertible"  # MXNet's, of a matrix without an inverse
 
 
@@ -54,6 +56,7 @@ def train(
     progress: Progress,
     hash_until: Callable[[int], str],
     stop: Stop | None = None,
+    log: Callable[[dict], None] | None = None,
 ) -> list[dict]:
     """Train an initialised network, starting from the folder's last checkpoint if it has one.
 
@@ -76,12 +79,14 @@ def train(
     seed : int
     compute : Compute
     folder : Path
-        The run folder. One of the workers writes ``metrics.jsonl`` and ``checkpoints/`` into it.
+        The run folder. One of the workers writes metrics and checkpoints into it.
     progress : Progress
     hash_until : callable
         As :meth:`trnet.config.Config.hash_until`: what decides the run up to an epoch.
     stop : Stop, optional
         When it becomes true, the training ends after the step that is under way.
+    log : callable, optional
+        Gets the metrics of every epoch.
 
     Returns
     -------
@@ -113,46 +118,14 @@ def train(
     steps = source.train_batches(recipe.batch_size)
     steps = math.ceil(steps / recipe.accumulate)
     schedule = learning_rate(recipe, steps)
-
-    checkpoints, stop = folder / "checkpoints", Stop() if stop is None else stop
-    if workers.writes:
-        checkpoint.set_damaged_aside(checkpoints, progress.say)
-    workers.wait()
-    last, metrics, done = checkpoint.newest(checkpoints), [], None
-    if last is not None:
-        metrics, done = checkpoint.load_metrics(last), checkpoint.load_within(last)
-        checkpoint.load_network(last, network, compute.devices)
-        decided = hash_until(len(metrics) + (done is not None))
-        checkpoint.load_trainer(last, network, trainer, seed, decided)
-    workers.agree("the epoch of the last checkpoint", len(metrics))
-    if metrics and workers.writes:
-        _write_metrics(folder, metrics)
+    stop = Stop() if stop is None else stop
+    saving = Saving(
+        folder, network, trainer, seed, hash_until, workers, stop, recipe.checkpoint_minutes
+    )
+    saving.resume(compute.devices, progress.say)
     is_random = _draws_random_numbers(network)
     network.hybridize(static_alloc=True, static_shape=True)
-    done = done or _nothing_done()
-    progress.resume(len(metrics), done["step"], done["images"])
-    saved = time.monotonic()
-
-    def is_due() -> bool:
-        minutes = (time.monotonic() - saved) / 60
-        return bool(stop) or (workers.count == 1 and minutes > recipe.checkpoint_minutes)
-
-    def save(within: checkpoint.Within | None) -> None:
-        nonlocal saved
-        if workers.writes:
-            identity = seed, hash_until(epoch)
-            checkpoint.save(checkpoints, network, trainer, metrics, *identity, within)
-        saved = time.monotonic()
-
-    def save_within() -> None:
-        """Save a part of an epoch. Of several workers, each would have to save its own."""
-        if not math.isfinite(done["loss"]):
-            raise FloatingPointError
-        if done["step"] > 0 and workers.count == 1:
-            save(done)
-        if stop:
-            where = f"after step {done['step']} of {steps} of epoch {epoch}"
-            raise Stopped(f"{folder}: stopped {where}", stop.signal)
+    progress.resume(len(saving.metrics), saving.done["step"], saving.done["images"])
 
     def rates() -> Iterator[float]:
         """Learning rates of the steps until a checkpoint is due; a step is done after its yield."""
@@ -163,25 +136,26 @@ def train(
                 mx.random.seed(int(drawn.generate_state(1)[0]))
             yield schedule((epoch - 1) * steps + done["step"])
             done["step"] += 1
-            if is_due():
+            if saving.is_due():
                 return
 
     def validation(size: int) -> Iterator[Batch]:
         for batch in source.validation(size):
             if stop:
-                save_within()
+                saving.save_within(steps)
             yield batch
 
-    for epoch in range(len(metrics) + 1, recipe.epochs + 1):
+    while (epoch := saving.epoch) <= recipe.epochs:
+        done = saving.done
         begin = time.perf_counter() - done["seconds"]
         progress.begin(epoch)
         batches = source.train(recipe.batch_size, (seed, epoch))
         batches = islice(batches, done["step"] * recipe.accumulate, None)
-        with _divergence_named(folder, epoch, recipe):
+        with _divergence_named(folder, saving, recipe):
             before = None
             while done["step"] not in (before, steps):  # unless there are no more batches
                 before = done["step"]
-                done["images"], done["loss"] = train_epoch(
+                train_epoch(
                     network,
                     trainer,
                     loss,
@@ -191,40 +165,37 @@ def train(
                     compute,
                     progress,
                     recipe,
-                    (done["images"], done["loss"]),
+                    done,
                 )
                 done["seconds"] = time.perf_counter() - begin
-                if is_due():
-                    save_within()
-            if time.monotonic() - saved > _WORTH_SAVING:
-                save_within()
-            n_images, total_loss = workers.sum((done["images"], done["loss"])).tolist()
+                if saving.is_due():
+                    saving.save_within(steps)
+            if saving.seconds_since > _WORTH_SAVING:
+                saving.save_within(steps)
+            sums = workers.sum((done["images"], done["loss"], done["skipped"])).tolist()
+            n_images, total_loss, n_skipped = sums
             _share_statistics(network, workers)
             progress.validate()
             scored = replace(source, validation=validation)
             scores = evaluate(network, scored, classes, recipe.batch_size, compute)
-            if not math.isfinite(total_loss + scores.loss):
-                raise FloatingPointError
-        row = {
-            "epoch": epoch,
-            "learning_rate": trainer.learning_rate,
-            "train_loss": total_loss / n_images,
-            **asdict(scores),
-            "images_per_second": n_images / done["seconds"],
-            "seconds": time.perf_counter() - begin,
-        }
-        metrics.append(row)
-        save(None)
-        if workers.writes:
-            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            if not n_images or not math.isfinite(total_loss + scores.loss):
+                raise FloatingPointError(_LOSS)
+            skips = recipe.nonfinite == "skip"
+            counted = {"skipped": round(n_skipped / workers.count)} if skips else {}
+            row = {
+                "epoch": epoch,
+                "learning_rate": trainer.learning_rate,
+                "train_loss": total_loss / n_images,
+                **asdict(scores),
+                "images_per_second": n_images / done["seconds"],
+                **counted,
+                "seconds": time.perf_counter() - begin,
+            }
+            saving.save_epoch(row)
         progress.epoch(row)
-        done = _nothing_done()
-    return metrics
-
-
-def _nothing_done() -> checkpoint.Within:
-    return {"step": 0, "images": 0, "loss": 0.0, "seconds": 0.0}
+        if log is not None:
+            log(row)
+    return saving.metrics
 
 
 def _draws_random_numbers(network: HybridBlock) -> bool:
@@ -273,12 +244,12 @@ def score_start(
             trainer = make_trainer(network, recipe)
             checkpoint.save(folder / "checkpoints", network, trainer, metrics, seed, config_hash)
     if compute.workers.writes:
-        _write_metrics(folder, metrics)
+        write_metrics(folder, metrics)
     return metrics
 
 
 @contextmanager
-def _divergence_named(folder: Path, epoch: int, recipe: Train) -> Iterator[None]:
+def _divergence_named(folder: Path, saving: Saving, recipe: Train) -> Iterator[None]:
     """Say in one line that a training diverges, by its loss or by factors beyond all scaling."""
     try:
         yield
@@ -288,9 +259,11 @@ def _divergence_named(folder: Path, epoch: int, recipe: Train) -> Iterator[None]
         # Steps that are queued fail as well. MXNet would say so in the process's next training.
         with suppress(MXNetError):
             mx.nd.waitall()
+        what = error.args[0] if isinstance(error, FloatingPointError) else _LOSS
         raise Diverged(
-            f"{folder}: the loss is no longer finite in epoch {epoch}; "
-            f"lower train.learning_rate, which is {recipe.learning_rate:g}"
+            f"{folder}: {what} epoch {saving.epoch}, with train.learning_rate "
+            f"{recipe.learning_rate:g} and train.weight_decay {recipe.weight_decay:g}; lower the "
+            f"rate, or see train.nonfinite; {saving.last_checkpoint}"
         ) from None
 
 
@@ -304,18 +277,34 @@ def train_epoch(
     compute: Compute,
     progress: Progress,
     recipe: Train,
-    sums: tuple[int, float] = (0, 0.0),
-) -> tuple[int, float]:
-    """Take one step of the optimiser per rate; returns the number of images and their summed loss.
+    done: Within,
+) -> None:
+    """Take one step of the optimiser per rate; adds images and their losses to ``done``.
 
-    ``rates`` are the learning rates of the steps, and ``sums`` what earlier steps returned. A batch
-    is this worker's part; ``batch_size`` is that of all workers' parts together. If the recipe
-    accumulates, a step takes several batches; the last one of the epoch takes those that are left.
+    ``rates`` are the learning rates of the steps. A batch is this worker's part; ``batch_size`` is
+    that of all workers' parts together. If the recipe accumulates, a step takes several batches;
+    the last one of the epoch takes those that are left.
+
+    Raises
+    ------
+    FloatingPointError
+        A few steps after one whose loss is not finite, unless the recipe skips such steps.
     """
-    (n_images, loss_before), batch_losses = sums, []
-    under_way: list[list[mx.nd.NDArray]] = []  # losses of the latest batches, on every device
+    # Losses of the latest batches on every device, and the numbers of their steps.
+    under_way: list[tuple[int, list[mx.nd.NDArray]]] = []
+    skips = recipe.nonfinite == "skip"
+
+    def read(losses_of: list) -> None:
+        for step, losses in losses_of:
+            total = _total(losses)
+            if math.isfinite(total):
+                done["images"] += sum(map(len, losses))
+                done["loss"] += total
+            elif not skips:
+                raise FloatingPointError(f"{_LOSS} step {step} of")
+
     batches = iter(batches)
-    for rate in rates:
+    for step, rate in enumerate(rates, done["step"] + 1):
         n_batches = 0
         for batch in islice(batches, recipe.accumulate):
             images, labels = (compute.split(array) for array in batch)
@@ -327,34 +316,41 @@ def train_epoch(
 
             # MXNet has queued the batch, not computed it. To read a loss waits for its batch, so
             # the losses of earlier ones are read while at least as many later ones are queued.
-            n_images += len(batch[0])
-            under_way.append(losses)
+            under_way.append((step, losses))
             ahead = _batches_ahead(batch[0])
             if len(under_way) == 2 * ahead:
-                batch_losses += map(_total, under_way[:ahead])
+                read(under_way[:ahead])
                 del under_way[:ahead]
                 progress.advance(ahead * batch_size, rate)
         if n_batches == 0:
             break
         trainer.set_learning_rate(rate)
-        _step(trainer, n_batches * batch_size, recipe)
-    batch_losses += map(_total, under_way)
+        done["skipped"] += not _step(trainer, n_batches * batch_size, recipe)
+    read(under_way)
     progress.advance(len(under_way) * batch_size, trainer.learning_rate)
-    return n_images, sum(batch_losses, loss_before)
 
 
-def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> None:
-    """Update the parameters with the mean gradient of some images."""
+def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> bool:
+    """Update the parameters with the mean gradient of some images; False if that was skipped."""
     trainer.allreduce_grads()
-    if recipe.clip_gradient is not None:
-        # The arrays hold sums over the images.
-        clip_gradients(trainer._params, recipe.clip_gradient * images)
-    trainer.update(images)
-    if recipe.lasso > 0:
-        shrink_components(trainer._params, recipe.lasso * trainer.learning_rate)
+    is_taken = recipe.nonfinite == "stop" or _all_finite(trainer)
+    if is_taken:
+        if recipe.clip_gradient is not None:
+            # The arrays hold sums over the images.
+            clip_gradients(trainer._params, recipe.clip_gradient * images)
+        trainer.update(images)
+        if recipe.lasso > 0:
+            shrink_components(trainer._params, recipe.lasso * trainer.learning_rate)
     if recipe.accumulate > 1:
         for parameter in trainer._params:
             parameter.zero_grad()
+    return is_taken
+
+
+def _all_finite(trainer: gluon.Trainer) -> bool:
+    """Whether all gradients, which are the same on all devices, are finite; waits for them."""
+    gradients = [p.list_grad()[0] for p in trainer._params if p.grad_req != "null"]
+    return bool(mx.nd.multi_all_finite(*gradients, num_arrays=len(gradients)).asscalar())
 
 
 def _batches_ahead(images: mx.nd.NDArray) -> int:
@@ -448,7 +444,3 @@ def _share_statistics(network: HybridBlock, workers: Workers) -> None:
     ends = np.cumsum([len(values) for values in own])
     for parameter, values in zip(statistics, np.split(means, ends[:-1])):
         parameter.set_data(mx.nd.array(values.reshape(parameter.shape), dtype=parameter.dtype))
-
-
-def _write_metrics(folder: Path, metrics: list[dict]) -> None:
-    write_aside(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))

@@ -1,0 +1,217 @@
+"""What a training leaves in its run folder: checkpoints, and metrics in several forms."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+
+from mxnet import gluon
+from mxnet.gluon import HybridBlock
+
+from trnet.errors import Stopped
+from trnet.files import write_aside
+from trnet.tensor.backend import mx
+from trnet.training import checkpoint
+from trnet.training.distributed import Workers
+from trnet.training.stopping import Stop
+
+
+class Saving:
+    """Where a training is, and the checkpoints that bring it back there.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    network : HybridBlock
+    trainer : Trainer
+    seed : int
+    hash_until : callable
+        As :meth:`trnet.config.Config.hash_until`: what decides the run up to an epoch.
+    workers : Workers
+        One of them writes.
+    stop : Stop
+        Asks for a checkpoint, after which the training ends.
+    minutes : float
+        Between checkpoints within an epoch.
+
+    Attributes
+    ----------
+    metrics : list of dict
+        Of every whole epoch.
+    done : Within
+        What was done of the next one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        network: HybridBlock,
+        trainer: gluon.Trainer,
+        seed: int,
+        hash_until: Callable[[int], str],
+        workers: Workers,
+        stop: Stop,
+        minutes: float,
+    ) -> None:
+        self._folder, self._checkpoints = folder, folder / "checkpoints"
+        self._network, self._trainer = network, trainer
+        self._seed, self._hash_until = seed, hash_until
+        self._workers, self._stop, self._minutes = workers, stop, minutes
+        self._saved = time.monotonic()
+        self.metrics: list[dict] = []
+        self.done = nothing()
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch that is under way, from 1."""
+        return len(self.metrics) + 1
+
+    def resume(self, devices: list, say: Callable[[str], None]) -> None:
+        """Load the last whole checkpoint, if there is one; damaged ones are set aside.
+
+        Raises
+        ------
+        UserError
+            If none is whole, or the workers find different ones.
+        """
+        if self._workers.writes:
+            checkpoint.set_damaged_aside(self._checkpoints, say)
+        self._workers.wait()
+        last = checkpoint.newest(self._checkpoints)
+        if last is not None:
+            self.metrics = checkpoint.load_metrics(last)
+            self.done = checkpoint.load_within(last) or nothing()
+            checkpoint.load_network(last, self._network, devices)
+            begun = len(self.metrics) + (self.done["step"] > 0)
+            decided = self._hash_until(begun)
+            checkpoint.load_trainer(last, self._network, self._trainer, self._seed, decided)
+        self._workers.agree("the epoch of the last checkpoint", len(self.metrics))
+        if self.metrics and self._workers.writes:
+            write_metrics(self._folder, self.metrics)
+
+    def is_due(self) -> bool:
+        """Whether a checkpoint should be saved after this step, or the training should end."""
+        is_late = self._workers.count == 1 and self.seconds_since > 60 * self._minutes
+        return bool(self._stop) or is_late
+
+    @property
+    def last_checkpoint(self) -> str:
+        """The latest checkpoint, for a message."""
+        last = checkpoint.newest(self._checkpoints)
+        if last is None:
+            return "there is no checkpoint yet"
+        return f"the last checkpoint is {last.name}"
+
+    @property
+    def seconds_since(self) -> float:
+        """Since the last checkpoint."""
+        return time.monotonic() - self._saved
+
+    def save_within(self, steps: int) -> None:
+        """Save a part of an epoch of so many steps, and end if that was asked for.
+
+        Of several workers each would have to save its own part, so they save whole epochs only.
+
+        Raises
+        ------
+        FloatingPointError
+            If not all weights are finite: nothing is saved.
+        Stopped
+        """
+        self._check_finite()
+        if self.done["step"] > 0 and self._workers.count == 1:
+            self._save(self.done)
+        if self._stop:
+            where = f"after step {self.done['step']} of {steps} of epoch {self.epoch}"
+            raise Stopped(f"{self._folder}: stopped {where}", self._stop.signal)
+
+    def save_epoch(self, row: dict) -> None:
+        """Save a whole epoch, with its metrics.
+
+        Raises
+        ------
+        FloatingPointError
+            If not all weights are finite: nothing is saved.
+        """
+        self._check_finite()
+        self.metrics.append(row)
+        self.done = nothing()
+        self._save(None)
+        if self._workers.writes:
+            append_metrics(self._folder, row)
+
+    def _check_finite(self) -> None:
+        """Refuse weights that are not finite; a ReLU may hide them from the loss."""
+        arrays = [p.list_data()[0] for p in self._network.collect_params().values()]
+        if not mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar():
+            raise FloatingPointError("not all weights are finite any more in")
+
+    def _save(self, within: checkpoint.Within | None) -> None:
+        if self._workers.writes:
+            checkpoint.save(
+                self._checkpoints,
+                self._network,
+                self._trainer,
+                self.metrics,
+                self._seed,
+                self._hash_until(len(self.metrics) + (within is not None)),
+                within,
+            )
+        self._saved = time.monotonic()
+
+
+def nothing() -> checkpoint.Within:
+    """Before the first step of an epoch."""
+    return {"step": 0, "images": 0, "loss": 0.0, "skipped": 0, "seconds": 0.0}
+
+
+def write_metrics(folder: Path, metrics: list[dict]) -> None:
+    """Write ``metrics.jsonl`` and ``metrics.csv`` from the metrics of every epoch."""
+    write_aside(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
+    write_aside(folder / "metrics.csv", _csv(metrics[0]) + _csv(*(row.values() for row in metrics)))
+
+
+def append_metrics(folder: Path, row: dict) -> None:
+    """Append an epoch's metrics to both files."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    with (folder / "metrics.csv").open("a", encoding="utf-8") as file:
+        file.write(_csv(*([row] if file.tell() == 0 else []), row.values()))
+
+
+def _csv(*rows: Iterable) -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[Callable[[dict], None]]:
+    """Log every epoch's metrics for TensorBoard, in a run folder.
+
+    What it shows of epochs that are trained again is replaced.
+    """
+    from tensorboardX import SummaryWriter
+
+    writer = None
+
+    def log(row: dict) -> None:
+        nonlocal writer
+        if writer is None:
+            path = str(folder / "tensorboard")
+            writer = SummaryWriter(path, purge_step=row["epoch"], flush_secs=10)
+        for name, value in row.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, row["epoch"])
+
+    try:
+        yield log
+    finally:
+        if writer is not None:
+            writer.close()
