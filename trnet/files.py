@@ -120,7 +120,7 @@ def read_json(path: Path, form: Any) -> Any:
     except ValidationError as error:
         where, why = _first(error)
         raise UserError(f"{path}: {where}: {why}" if where else f"{path}: {why}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     return content
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     header = 4 + 4 * dimensions  # two zeros, type, dimensions; then each size as 4 bytes
     is_idx = len(content) >= header and content[:4] == bytes([0, 0, _IDX_UINT8, dimensions])
     shape = tuple(int(n) for n in np.frombuffer(content[4:header], ">u4")) if is_idx else ()
-    if not is_idx or len(content) - header != np.prod(shape):
+    if not is_idx or len(content) - header != math.prod(shape):
         raise UserError(
             f"dataset.root: expected a complete IDX file of {dimensions} dimensions, got {path}"
         )

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, Parameter, nn
 
 from trnet.models.backbones import BACKBONES, Backbone
 from trnet.models.head_removal import LINEAR, POOLING
+from trnet.models.params_format import check_layout
 from trnet.tensor.backend import mx, tensorly_scope
 from trnet.tensor.factorizations import FACTORIZATIONS
 
 Arrays = Mapping[str, mx.nd.NDArray]
 Layer = tuple[mx.nd.NDArray, "mx.nd.NDArray | None"]  # weight (units, inputs), and bias
 
+_FLOATS = (np.float16, np.float32, np.float64)
 _LINEAR_OR_PASSIVE = (*LINEAR, *POOLING, nn.Dropout, nn.Flatten)
 
 
@@ -50,12 +53,14 @@ def _read(path: Path) -> Arrays:
     if not path.is_file():
         raise ValueError("there is no such file")
     try:
+        check_layout(path)
         arrays = mx.nd.load(str(path))
-    except MXNetError as error:
+    except (ValueError, OSError, MXNetError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"expected a complete .params file: {reason}") from None
-    if not isinstance(arrays, dict) or not arrays:
-        raise ValueError("expected parameters by name, got none")
+    for name, array in arrays.items():
+        if array.dtype in _FLOATS and not mx.nd.all_finite(array).asscalar():
+            raise ValueError(f"expected numbers that are finite, got others in {name}")
     return arrays
 
 

@@ -331,9 +331,9 @@ def _numbers(optimizer: mx.optimizer.Optimizer) -> dict[str, float]:
 
 
 def _save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
-    """Write arrays, and read them again: MXNet does not notice that a disk is full."""
-    mx.nd.save(str(path), arrays)
+    """Write arrays, and read them again: MXNet does not always notice that a disk is full."""
     try:
+        mx.nd.save(str(path), arrays)
         read = mx.nd.load(str(path)) if arrays else {}
         same = [_bits(read[name]) == _bits(array) for name, array in arrays.items()]
     except (mx.MXNetError, KeyError):
