@@ -7,6 +7,9 @@
 #                 into results/benchmark; some 40 minutes on a quiet machine.
 # make gpu-check: set up MXNet for CUDA in an environment of its own, check the layers on a GPU against
 #                 the CPU, measure them and train on it, into results/gpu; some 5 minutes.
+# make audit:     set up bandit and pip-audit in an environment of their own, and look for insecure code
+#                 and for packages with known faults.
+# make soak:      set up, try to lose runs in some thousand ways, into results/reliability.md; two hours.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
 
 CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3 python)
@@ -24,7 +27,7 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-.PHONY: reproduce reproduce-glyphs test docs benchmark gpu-check gpu-driver clean
+.PHONY: reproduce reproduce-glyphs test docs benchmark audit soak gpu-check gpu-driver clean
 
 reproduce: .venv/installed
 	.venv/bin/trnet reproduce configs/mnist --seeds 0,1,2
@@ -66,6 +69,18 @@ benchmark: .venv/installed .venv-peers/installed
 gpu-check: .venv-gpu/installed
 	.venv-gpu/bin/python benchmarks/gpu.py
 
+audit: .venv/installed .venv-audit/installed
+	.venv-audit/bin/bandit --quiet --configfile pyproject.toml --recursive trnet scripts benchmarks
+	.venv-audit/bin/pip-audit --path "$$(.venv/bin/python -c 'import mxnet; print(mxnet.__path__[0])')/.."
+
+soak: .venv/installed
+	PYTHONPATH=tests .venv/bin/python -m soak
+
+.venv-audit/installed:
+	@$(FIND_PYTHON); $$python -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check bandit pip-audit
+	@touch $@
+
 .venv-peers/installed: benchmarks/requirements-peers.txt
 	$(firstword $(wildcard .venv/bin/python3.1[01]) .venv/bin/python) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
@@ -94,4 +109,4 @@ gpu-driver:
 	@$(FIND_PYTHON); $$python -m trnet.tensor.cuda
 
 clean:
-	rm -rf .venv .venv-gpu .venv-peers build dist site *.egg-info
+	rm -rf .venv .venv-audit .venv-gpu .venv-peers build dist site *.egg-info

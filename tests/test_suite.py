@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from toy_suite import make_result, make_results, make_suite
 
 from trnet import experiment, inference
+from trnet.cli import main
 from trnet.errors import UserError
 from trnet.files import sealed
 from trnet.report.table import table
@@ -161,3 +163,22 @@ def test_patterns_are_of_the_configs_own_runs(suite):
         write_result(folder, make_result(config, 0, 0.5, config_hash=config_hash))
         assert inference.patterns(config, suite.runs, 3) is None
         assert replace(suite).spatial_patterns(3) == {}
+
+
+def test_runs_of_other_configs_are_named_beside_the_table(suite, capsys):
+    for result in make_results(suite):
+        folder = suite.runs / f"toy/{result['name']}/seed{result['seed']}"
+        folder.mkdir(parents=True)
+        write_result(folder, result)
+    other = make_result(suite.configs["base"], 7, 0.971, config_hash="0" * 12)
+    folder = suite.runs / "toy/base/seed7"
+    folder.mkdir()
+    write_result(folder, other)
+    folders = ["--runs", str(suite.runs), "--results", str(suite.results)]
+    main(["tabulate", str(suite.folder), *folders])
+    said = capsys.readouterr()
+    expected = f"also there: {folder}, Top-1 97.10 %, of another config than base now has\n"
+    assert said.err == expected and "97.1" not in said.out and "92.00" in said.out
+    assert list(filter(Path.is_file, suite.results.rglob("*"))) == [
+        suite.output / "parameters.json"
+    ]

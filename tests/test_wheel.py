@@ -103,6 +103,7 @@ def test_the_metadata_is_complete(wheel):
         "cu112",
         "experiments",
         "onnx",
+        "tensorboard",
         "test",
         "docs",
     }

@@ -113,11 +113,28 @@ class Suite:
 
         They are those in ``runs.json`` and in the run folders, which take precedence.
         """
-        found = read_results(self.output / "runs.json")
-        folders = (self.runs / self.name).glob("*/seed*")
-        found += filter(None, map(read_result, folders))
+        found = [*read_results(self.output / "runs.json"), *self._in_run_folders.values()]
         latest = {(run["name"], run["seed"], run["config_hash"]): run for run in found}
         return summary.current([latest[key] for key in sorted(latest)], [*self.configs.values()])
+
+    @cached_property
+    def _in_run_folders(self) -> dict[Path, Result]:
+        folders = sorted((self.runs / self.name).glob("*/seed*"))
+        found = {folder: read_result(folder) for folder in folders}
+        return {folder: result for folder, result in found.items() if result is not None}
+
+    @property
+    def others(self) -> dict[Path, Result]:
+        """Results in the suite's run folders of other configs, such as those changed by ``--set``.
+
+        No table has them.
+        """
+        hashes = {(name, config.hash) for name, config in self.configs.items()}
+        return {
+            folder: result
+            for folder, result in self._in_run_folders.items()
+            if (result["name"], result["config_hash"]) not in hashes
+        }
 
     @cached_property
     def publications(self) -> Publications:

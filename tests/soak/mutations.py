@@ -341,7 +341,7 @@ def _glyphs(folder: Path, arrays: Callable) -> Format:
         np.save(buffer, np.zeros((1, 1000, 28, 28), "uint8"))
         (own / f"{split}.npy").write_bytes(buffer.getvalue())
         sums[split] = hashlib.sha256(buffer.getvalue()).hexdigest()
-    noted = {"freetype": "2", "characters": "", "sha256": sums}
+    noted = {"freetype": "2", "characters": "", "pillow": "9", "sha256": sums}
     (own / "glyphs.json").write_text(json.dumps(noted))
     return Format(
         "glyphs", sorted(own.iterdir()), arrays("glyphs", own, 1000, (1, 28, 28)), is_text=True

@@ -101,7 +101,14 @@ def test_two_workers_train_the_network_that_one_does(
     assert result["workers"] == 2
     assert result["dataset"] == {"name": "fashion_mnist", "train": 240, "validation": 51}
     files = sorted(path.name for path in folder_of(tmp_path).iterdir())
-    assert files == [".lock", "checkpoints", "config.yaml", "metrics.jsonl", "result.json"]
+    assert files == [
+        ".lock",
+        "checkpoints",
+        "config.yaml",
+        "metrics.csv",
+        "metrics.jsonl",
+        "result.json",
+    ]
 
 
 def test_two_workers_follow_the_whole_recipe(experiment_file, alone, port, tmp_path):

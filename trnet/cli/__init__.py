@@ -91,6 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(f"{stopped}; the same command resumes from there", 128 + stopped.signal)
     except KeyboardInterrupt:
         _stop("interrupted; the same command resumes after what is complete", 130)
+    except Exception as error:
+        # MXNet's own are many lines of C++. Its class is not imported for commands without it.
+        if type(error).__name__ != "MXNetError" or "TRNET_TRACEBACK" in os.environ:
+            raise
+        why = str(error).strip().splitlines()[-1]
+        _stop(f"error: MXNet failed: {why} (TRNET_TRACEBACK=1 shows where)", 1)
 
 
 def door(command: str) -> None:

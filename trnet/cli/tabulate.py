@@ -5,6 +5,7 @@ It needs no runs: what has not been trained is shown as not measured.
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
 from trnet.cli import arguments
@@ -33,3 +34,9 @@ def run(options: Namespace) -> None:
 
     suite = arguments.load_suite(options)
     print(table(suite.rows, options.format).rstrip())
+    for folder, result in suite.others.items():
+        print(
+            f"also there: {folder}, Top-1 {100 * result['top1']:.2f} %, of another config than "
+            f"{result['name']} now has",
+            file=sys.stderr,
+        )

@@ -60,7 +60,7 @@ def run(options: Namespace) -> None:
     from trnet.training import distributed
 
     place = distributed.find_place(options.kvstore, os.environ)
-    secret = "" if place is None else distributed.find_secret(options.runs, os.environ)
+    secret = None if place is None else distributed.find_secret(options.runs, os.environ)
     # Before anything imports MXNet, which reads the environment. Servers and the scheduler exit.
     with distributed.join(place, secret) as workers:
         overrides = [*options.set, *([f"seed={options.seed}"] if options.seed is not None else [])]

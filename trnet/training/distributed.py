@@ -280,7 +280,7 @@ def find_secret(runs: Path, environ: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def join(place: Place | None, secret: str = "") -> Iterator[Workers]:
+def join(place: Place | None, secret: str | None = None) -> Iterator[Workers]:
     """Take part in a distributed training, and end when another of its processes is lost.
 
     Only workers run the body of the ``with`` statement. The scheduler and the servers serve until
@@ -291,7 +291,7 @@ def join(place: Place | None, secret: str = "") -> Iterator[Workers]:
     ----------
     place : Place or None
         None to train in this process alone.
-    secret : str
+    secret : str, optional
         Of the job; see :func:`find_secret`.
 
     Yields

@@ -40,7 +40,7 @@ FIRST_BEAT = 120.0  # seconds after joining: a member may be in a long import
 GRACE_PERIOD = 5.0  # seconds that members have to end before the scheduler does
 _LONGEST = 4096  # bytes of a message: strangers may connect, too
 
-_OTHER_SECRET = (
+_NOT_OURS = (
     "the secret of this job is another one: give all its processes the same TRNET_SECRET, or "
     "--runs on a folder that they share"
 )
@@ -120,7 +120,7 @@ class Monitor:
         if verb != "join":
             return False
         if not hmac.compare_digest(proof.encode(), _proof(self._secret, "join", own, nonce)):
-            connection.send("end", _OTHER_SECRET)
+            connection.send("end", _NOT_OURS)
             return False
         with self._lock:
             if self._n_joined == self._expected:
@@ -301,13 +301,13 @@ def _connect(address: tuple[str, int], name: str, secret: str) -> _Connection | 
                 verb, text = connection.receive()
                 expected = _proof(secret, "welcome", its, own)
                 if verb == "welcome" and not hmac.compare_digest(text.encode(), expected):
-                    verb, text = "end", _OTHER_SECRET
+                    verb, text = "end", _NOT_OURS
                 if verb == "welcome":
                     connection.set_timeout(None)
                     return connection
                 if verb == "end":
                     connection.close()
-                    advice = "" if text == _OTHER_SECRET else "; use another DMLC_PS_ROOT_PORT"
+                    advice = "" if text == _NOT_OURS else "; use another DMLC_PS_ROOT_PORT"
                     raise UserError(f"{address[0]}: {text}{advice}")
             connection.close()
         time.sleep(0.2)
