@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -285,13 +286,35 @@ def test_a_file_that_is_no_export_is_refused(name, content, said, tmp_path):
         inference.score(tmp_path / name, "latest", [mx.cpu()])
 
 
-@pytest.mark.parametrize("damaged", ["net-symbol.json", "net-0000.params"])
-def test_a_damaged_symbol_is_refused(damaged, run, tmp_path):
-    file = inference.export(run, "latest", "symbol", True, tmp_path / "net")
-    content = (tmp_path / damaged).read_bytes()
-    (tmp_path / damaged).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"^[^\n]*net-symbol.json: expected a symbol[^\n]*$"):
+@pytest.mark.parametrize(
+    "form, damaged",
+    [("onnx", "net.onnx"), ("symbol", "net-symbol.json"), ("symbol", "net-0000.params")],
+)
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_damaged_export_is_refused(form, damaged, with_manifest, run, tmp_path):
+    """Where the manifest is beside it, any changed bit; else what has no whole form."""
+    output = tmp_path / ("net.onnx" if form == "onnx" else "net")
+    file = inference.export(run, "latest", form, True, output)
+    content = bytearray((tmp_path / damaged).read_bytes())
+    if with_manifest:
+        content[len(content) // 2] ^= 1
+    else:
+        (tmp_path / "manifest.json").unlink()
+        del content[len(content) // 2 :]
+    (tmp_path / damaged).write_bytes(content)
+    said = rf"{damaged}: is damaged" if with_manifest else rf"{file.name}: expected an? \w+"
+    with pytest.raises(UserError, match=rf"^[^\n]*{said}[^\n]*$"):
         inference.score(file, "latest", [mx.cpu()])
+
+
+def test_a_manifest_keeps_what_else_was_exported(run, tmp_path):
+    for name in ("one.onnx", "other.onnx", "one.onnx"):
+        inference.export(run, "latest", "onnx", True, tmp_path / name)
+    noted = json.loads((tmp_path / "manifest.json").read_text())
+    assert sorted(noted) == ["one.onnx", "other.onnx"]
+    for name, file in noted.items():
+        content = (tmp_path / name).read_bytes()
+        assert file == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_a_file_of_others_has_no_config(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from toy_suite import make_suite
 
+from trnet import reproduce as reproduction
 from trnet.config import Config
 from trnet.errors import UserError
 from trnet.reproduce import reproduce
@@ -31,6 +32,17 @@ def test_what_is_missing_is_trained_and_reported(tmp_path, capsys):
     reproduce(suite, [0], "cpu")
     again = capsys.readouterr().out
     assert "3 runs, of which 3" in again and "seed" not in again
+
+
+def test_it_is_said_where_the_runs_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reproduction, "_SECONDS_PER_LINE", 0.05)
+    suite = changed(make_suite(tmp_path), "small", epochs=4)
+    reproduce(suite, [0], "cpu", jobs=1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "under way: " in line]
+    seen = dict.fromkeys(line.partition("under way: ")[2] for line in lines)
+    assert {f"small seed 0, epoch {n}" for n in (1, 2, 3, 4)} <= set(seen)
+    assert next(filter(None, seen)).startswith("base seed 0, epoch 1")
+    assert not any(";" in line for line in seen)  # one at a time
 
 
 def test_data_are_checked_before_anything_is_trained(tmp_path):

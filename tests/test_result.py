@@ -7,6 +7,7 @@ import pytest
 from toy_suite import make_result, make_suite
 
 from trnet.errors import UserError
+from trnet.files import sealed
 from trnet.result import Result, read_result, read_results, write_result, write_results
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,8 @@ def test_a_result_reads_back(result, folder):
 @pytest.mark.parametrize("path", NOTED, ids=lambda path: path.parent.name)
 def test_what_is_noted_is_sealed_and_keeps_its_bytes(path, tmp_path):
     runs = read_results(path)
-    assert runs and all("checksum" in run for run in json.loads(path.read_text()))
+    noted = json.loads(path.read_text())
+    assert runs and all("checksum" in run for run in noted["results"]) and noted["checksum"]
     write_results(tmp_path / "runs.json", runs)
     assert (tmp_path / "runs.json").read_bytes() == path.read_bytes()
 
@@ -64,9 +66,10 @@ def test_another_version_is_named_and_not_called_damaged(version, result, folder
     with pytest.raises(UserError, match=rf"result\.json: {said}"):
         read_result(folder)
     write_results(folder / "runs.json", [result])
-    noted = json.loads((folder / "runs.json").read_text())
-    (folder / "runs.json").write_text(json.dumps([*noted, newer]))
-    with pytest.raises(UserError, match=rf"runs\.json: 1: {said}"):
+    noted = json.loads((folder / "runs.json").read_text())["results"]
+    content = sealed({"results": [*noted, newer]})
+    (folder / "runs.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"runs\.json: results\.1: {said}"):
         read_results(folder / "runs.json")
 
 
@@ -76,6 +79,15 @@ def test_results_of_the_first_version_are_read(result, folder):
     (folder / "result.json").write_text(json.dumps(earlier))
     (folder / "runs.json").write_text(json.dumps([earlier, {**earlier, "version": 1}]))
     assert read_result(folder) == result and read_results(folder / "runs.json") == [result, result]
+
+
+def test_a_result_that_is_lost_from_its_suite_is_noticed(result, folder):
+    path = folder / "runs.json"
+    write_results(path, [result, {**result, "seed": 1}])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "results": content["results"][:1]}))
+    with pytest.raises(UserError, match=r"runs\.json: is damaged: its checksum"):
+        read_results(path)
 
 
 def test_the_result_of_another_run_is_refused(result, folder):

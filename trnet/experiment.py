@@ -17,7 +17,7 @@ from trnet import config as configs
 from trnet.config import Config, DenseHead
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
-from trnet.files import write_aside
+from trnet.files import check_noted, write_aside
 from trnet.models import (
     Network,
     ParameterCount,
@@ -339,7 +339,7 @@ def _start_trained(network: Network, config: Config, dataset: DataSet, compute: 
         return _sample(config, dataset, compute, model.fit.images)
 
     if isinstance(config.pretrained, str):
-        checkpoint.check_file(Path(config.pretrained))
+        check_noted(Path(config.pretrained))
     with _naming(config, "model.pretrained"):
         start = load_pretrained(
             network,

@@ -16,6 +16,7 @@ from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from trnet.extras import named_if_missing
+from trnet.models.params_format import check_layout
 from trnet.tensor.backend import as_numpy, mx
 
 OPSET = 13  # the newest whose operators MXNet's converter writes
@@ -179,6 +180,7 @@ def _load_symbol(path: Path) -> tuple[Callable, dict[str, str]]:
     if not parameters.is_file():
         raise ValueError(f"{path}: expected its parameters, {parameters}, beside it, found no file")
     try:
+        check_layout(parameters)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Cannot decide type")  # of the images
             block = SymbolBlock.imports(str(path), ["data"], str(parameters))

@@ -19,6 +19,8 @@ from typing_extensions import TypedDict
 
 from trnet.errors import UserError
 
+MANIFEST = "manifest.json"  # of files in a folder, with the size and the SHA-256 of each
+
 _adapter = cache(TypeAdapter)  # building one takes longer than reading a file
 
 
@@ -64,6 +66,28 @@ def check_described(path: Path, expected: File | None, noted: Path) -> None:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if found != expected:
         raise UserError(f"{path}: is damaged: its checksum is not that of {noted.name}")
+
+
+def note_in_manifest(*paths: Path) -> None:
+    """Note files of one folder in the manifest beside them, which keeps its other entries."""
+    manifest = paths[0].parent / MANIFEST
+    noted = read_json(manifest, dict[str, File]) if manifest.is_file() else {}
+    noted.update({path.name: described(path) for path in paths})
+    write_aside(manifest, json.dumps(noted, indent=1) + "\n")
+
+
+def check_noted(path: Path) -> None:
+    """Hold a file against the manifest beside it, if there is one that notes the file.
+
+    Raises
+    ------
+    UserError
+        If it is not as the manifest has it.
+    """
+    manifest = path.parent / MANIFEST
+    noted = read_json(manifest, dict[str, File]) if manifest.is_file() else {}
+    if path.name in noted:
+        check_described(path, noted[path.name], manifest)
 
 
 def sync(path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from trnet import config as configs
 from trnet import experiment
 from trnet.config import Config
-from trnet.data import DataSet
+from trnet.data import Batch, DataSet
 from trnet.errors import UserError
 from trnet.export import export_onnx, export_symbol, load_exported
-from trnet.files import write_aside
+from trnet.files import check_noted, note_in_manifest, write_aside
 from trnet.layers import fold
 from trnet.models import Network, spatial_patterns
 from trnet.result import read_result
@@ -65,8 +68,16 @@ def score(
         network.hybridize(static_alloc=True)
     source = experiment.load(config, dataset)
     compute = Compute(contexts)
-    scores = evaluate(network, source, dataset.classes, config.train.batch_size, compute)
-    return config, epoch, scores
+    size = config.train.batch_size
+    steps = math.ceil(source.validation_size / size)
+
+    def shown(size: int) -> Iterator[Batch]:
+        """Batches, with a bar on a terminal."""
+        batches = source.validation(size)
+        return iter(tqdm(batches, "score", steps, unit=" batches", leave=False, disable=None))
+
+    scored = replace(source, validation=shown)
+    return config, epoch, evaluate(network, scored, dataset.classes, size, compute)
 
 
 def _moved(root: str | None) -> tuple[str, ...]:
@@ -76,6 +87,8 @@ def _moved(root: str | None) -> tuple[str, ...]:
 
 def _exported(path: Path, overrides: Sequence[str]) -> tuple[Config, Callable]:
     """The config that an exported file carries, and its network."""
+    for file in _files(path):
+        check_noted(file)
     try:
         network, metadata = load_exported(path)
     except ValueError as error:
@@ -107,7 +120,7 @@ def export(
     Returns
     -------
     Path
-        The file's, or the symbol's.
+        The file's, or the symbol's. A manifest beside it has the checksums.
 
     Raises
     ------
@@ -121,12 +134,21 @@ def export(
     metadata = {_CONFIG: configs.dump(config)}
     output = output or folder / (config.name + (".onnx" if form == "onnx" else ""))
     if form == "symbol":
-        return export_symbol(network, output, dataset.shape, metadata)
-    images, _ = next(experiment.load(config, dataset).validation(_CHECKED_IMAGES))
-    try:
-        return export_onnx(network, output, dataset.shape, images.asnumpy(), metadata)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}") from None
+        written = export_symbol(network, output, dataset.shape, metadata)
+    else:
+        images, _ = next(experiment.load(config, dataset).validation(_CHECKED_IMAGES))
+        try:
+            written = export_onnx(network, output, dataset.shape, images.asnumpy(), metadata)
+        except ValueError as error:
+            raise UserError(f"{folder}: {error}") from None
+    note_in_manifest(*_files(written))
+    return written
+
+
+def _files(exported: Path) -> list[Path]:
+    """The files of what was exported: a symbol has its parameters beside it."""
+    weights = exported.with_name(exported.name.replace("-symbol.json", "-0000.params"))
+    return [exported] if weights == exported else [exported, weights]
 
 
 def write_card(folder: Path, which: str, file: Path) -> Path:
@@ -145,7 +167,7 @@ def write_card(folder: Path, which: str, file: Path) -> Path:
     config = configs.load(folder / "config.yaml")
     last = getattr(checkpoint, which)(folder / "checkpoints")
     scores = checkpoint.load_metrics(last)[-1]
-    weights = file.with_name(file.name.replace("-symbol.json", "-0000.params"))
+    weights = _files(file)[-1]
     stem = file.name.removesuffix("-symbol.json").removesuffix(".onnx")
     path = file.with_name(f"{stem}.md")
     write_aside(path, card(config, result, scores, weights))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
@@ -17,11 +18,12 @@ from trnet.config import Config
 from trnet.errors import Diverged, UserError
 from trnet.report.write import write_report
 from trnet.result import Result, write_failure
-from trnet.run_folder import earlier_result, run_folder
+from trnet.run_folder import earlier_result, run_folder, standing
 from trnet.suite import Suite
 from trnet.training.stopping import GRACE, Stop, heard, stop_now
 
 _STOP = Stop()  # of a child process
+_SECONDS_PER_LINE = 60.0  # in which no run ends
 
 
 def reproduce(
@@ -161,8 +163,12 @@ def _train_in_pool(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Re
     with heard(stop_now), ProcessPoolExecutor(jobs, context, initializer=_follow_parent) as pool:
         try:
             futures = {pool.submit(_train, *task): place for place, task in tasks.items()}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while futures:
+                done, _ = wait(futures, _SECONDS_PER_LINE, FIRST_COMPLETED)
+                if not done:
+                    _say_standing(tasks.values())
+                for future in done:
+                    yield futures.pop(future), future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             children, deadline = active_children(), time.monotonic() + GRACE
@@ -172,6 +178,13 @@ def _train_in_pool(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Re
                 process.join(max(0.0, deadline - time.monotonic()))
                 process.kill()
             raise
+
+
+def _say_standing(tasks: Iterable[tuple]) -> None:
+    """Say where the runs are that are being trained."""
+    processes = {process.pid for process in active_children()}
+    found = (standing(config, runs, processes) for config, _, runs, _ in tasks)
+    print(f"under way: {'; '.join(filter(None, found))}", file=sys.stderr, flush=True)
 
 
 def _train(config: Config, baseline: Config | None, runs: Path, devices: str) -> Result | UserError:

@@ -195,6 +195,17 @@ def _opened(content: dict) -> Result:
     }
 
 
+class _Collection(Sealed):
+    """The results of a suite as they stand in one file, which has a checksum of all of them."""
+
+    results: list[_Checked]
+
+
+def _collected(content: Any) -> Any:
+    """A suite's results, also where they are the plain list that earlier releases wrote."""
+    return sealed({"results": content}) if isinstance(content, list) else check_seal(content)
+
+
 def read_results(path: Path) -> list[Result]:
     """Read the results of a suite from its ``runs.json``; none if there is no such file.
 
@@ -203,12 +214,19 @@ def read_results(path: Path) -> list[Result]:
     UserError
         As :func:`read_result` does.
     """
-    return [*map(_opened, read_json(path, list[_Checked]))] if path.is_file() else []
+    if not path.is_file():
+        return []
+    content = read_json(path, Annotated[_Collection, BeforeValidator(_collected)])
+    return [*map(_opened, content["results"] if isinstance(content, dict) else content)]
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Write the results of a suite into its ``runs.json``."""
-    write_aside(path, json.dumps([*map(_noted, results)], indent=1) + "\n")
+    noted = [*map(_noted, results)]
+    checksum = sealed({"results": noted})["checksum"]
+    # One space for each level, as if the list were all: the files are long, and are compared.
+    text = json.dumps(noted, indent=1)
+    write_aside(path, f'{{"checksum": "{checksum}", "results": {text}}}\n')
 
 
 class Failure(Sealed):

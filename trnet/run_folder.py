@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import os
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def _leaves(values: dict, prefix: str = "") -> dict:
     return leaves
 
 
+def standing(config: Config, runs: Path, processes: Container[int]) -> str | None:
+    """Where a run is that one of these processes trains, or None if none does."""
+    folder = run_folder(runs, config)
+    lock, metrics = folder / ".lock", folder / "metrics.jsonl"
+    holder = lock.read_text() if lock.is_file() else ""
+    if not holder or int(holder) not in processes or (folder / "result.json").is_file():
+        return None
+    epoch = 1 + (metrics.read_bytes().count(b"\n") if metrics.is_file() else 0)
+    return f"{config.name} seed {config.seed}, epoch {min(epoch, config.train.epochs)}"
+
+
 @contextmanager
 def held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
     """Lock a run folder while these workers train; the one that writes holds the lock."""
@@ -87,12 +99,15 @@ def held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"{folder}: another process is training it; wait until it ends"
             ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))  # for those who want to know what a process trains
+        lock.flush()
         workers.wait()
         yield

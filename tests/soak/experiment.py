@@ -66,5 +66,10 @@ def outcome(runs: Path) -> dict[str, object]:
     return left
 
 
+def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
+    """The names of what two trainings left in other bits."""
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
+
+
 def _timeless(values: dict) -> dict:
     return {key: value for key, value in values.items() if key not in TIMES}

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from soak.experiment import outcome, run_folder
+from soak.experiment import differences, outcome, run_folder
 from soak.kills import Bench
 from soak.trials import Tally
 
@@ -42,10 +42,11 @@ def faults(bench: Bench, trials: int, seed: int = 0) -> Tally:
         if seconds > _MINUTE or wrong:
             tally.count("not ended", f"{what}: {seconds:.0f} s, no line from {wrong}")
         ended = _finish(_start(bench, "faulty"))
-        if outcome(bench.folder / "faulty") == expected:
-            tally.count("all ended within a minute, resumed to the same bits")
+        other = differences(outcome(bench.folder / "faulty"), expected)
+        if other:
+            tally.count("other bits", f"{what}: {', '.join(other)}; {ended}")
         else:
-            tally.count("other bits", f"{what}: {ended}")
+            tally.count("all ended within a minute, resumed to the same bits")
         shutil.rmtree(bench.folder / "faulty")
     return tally
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from soak.experiment import outcome, run_folder, write_config
+from soak.experiment import differences, outcome, run_folder, write_config
 from soak.trials import Ended, Tally, command, forked
 
 _CHANGING = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "shutil.rmtree")
@@ -43,8 +43,8 @@ class Bench:
         ended = forked(self.training(runs))
         if ended.code != 0:
             tally.count("not resumed", f"{what}: {ended.fault or ended.said.strip()}")
-        elif outcome(self.folder / runs) != self.expected:
-            tally.count("other bits", f"{what}: ended with other bits")
+        elif other := differences(outcome(self.folder / runs), self.expected):
+            tally.count("other bits", f"{what}: other bits in {', '.join(other)}")
         else:
             tally.count("bit-identical")
         shutil.rmtree(self.folder / runs)

@@ -19,7 +19,7 @@ from PIL import Image
 from soak.experiment import run_folder
 from soak.kills import Bench
 from soak.trials import Tally, forked
-from trnet import config, experiment
+from trnet import config, experiment, inference
 from trnet.data import DATASETS, Request
 from trnet.data.prepare import prepare
 from trnet.errors import UserError
@@ -213,6 +213,26 @@ def _of_a_run(bench: Bench, run: Path, folder: Path) -> Iterator[Format]:
         return _values(network)
 
     yield Format("trained weights of others", [pretrained], loaded, has_checksum=False)
+    yield from _exports(run, folder)
+
+
+def _exports(run: Path, folder: Path) -> Iterator[Format]:
+    for has_manifest in (True, False):
+        own = folder / f"exported-{has_manifest}"
+        own.mkdir()
+        files = [
+            inference.export(run, "latest", "onnx", True, own / "net.onnx"),
+            inference.export(run, "latest", "symbol", True, own / "net"),
+        ]
+        if not has_manifest:
+            (own / "manifest.json").unlink()
+
+        def scored(files: list[Path] = files) -> list:
+            return [vars(inference.score(file, "latest", [mx.cpu()])[2]) for file in files]
+
+        name = "exported networks" + ("" if has_manifest else ", without their manifest")
+        changed = sorted(path for path in own.iterdir() if path.name != "manifest.json")
+        yield Format(name, changed, scored, has_checksum=has_manifest)
 
 
 def _resumed(chosen: config.Config, checkpoints: Path) -> Callable[[], list]:

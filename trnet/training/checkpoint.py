@@ -23,17 +23,12 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from trnet.errors import UserError
-from trnet.files import File, check_described, described, read_json, sync
+from trnet.files import MANIFEST, File, check_described, described, read_json, sync
 from trnet.optimize import state_arrays
 from trnet.tensor.backend import mx
 
 VERSION = 1
-NETWORK, _OPTIMIZER, _STATE, _MANIFEST = (
-    "network.params",
-    "optimizer.params",
-    "state.json",
-    "manifest.json",
-)
+NETWORK, _OPTIMIZER, _STATE = "network.params", "optimizer.params", "state.json"
 STATISTICS = ("running_mean", "running_var")  # of batch normalisation, which gradients do not train
 _KEPT = 2  # of the latest
 _PREFIX = "epoch-"
@@ -133,7 +128,7 @@ def save(
     }
     (aside / _STATE).write_text(json.dumps(state))
     manifest = {path.name: described(path) for path in sorted(aside.iterdir())}
-    (aside / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
         sync(path)
     shutil.rmtree(target, ignore_errors=True)
@@ -245,18 +240,6 @@ def load_trainer(
                 arrays[name].copyto(own)
         held = {name: array for name, array in arrays.items() if ":" in name}
         _set_optimizer(trainer, places, held, state)
-
-
-def check_file(path: Path) -> None:
-    """Hold a file against the manifest beside it, if there is one, as of a pretrained network.
-
-    Raises
-    ------
-    UserError
-        If it is not as the manifest has it.
-    """
-    if (path.parent / _MANIFEST).is_file():
-        _checked(path.parent, path.name)
 
 
 def _places(network: HybridBlock) -> dict[Parameter, str]:
@@ -371,10 +354,10 @@ def _checked(checkpoint: Path, name: str) -> Path:
     UserError
         If it is not, or there is no manifest.
     """
-    path, noted = checkpoint / name, checkpoint / _MANIFEST
+    path, noted = checkpoint / name, checkpoint / MANIFEST
     if not noted.is_file():
         raise UserError(
-            f"{checkpoint}: expected {_MANIFEST}, got none; the checkpoint is damaged, or of an "
+            f"{checkpoint}: expected {MANIFEST}, got none; the checkpoint is damaged, or of an "
             "earlier release of trnet"
         )
     check_described(path, read_json(noted, dict[str, File]).get(name), noted)
