@@ -45,6 +45,7 @@ LINES: tuple[Look, ...] = (
 KINDS: dict[str, Look] = {
     "TRL": ("o", BLUE, "-"),
     "TRL, tensor dropout": ("v", SKY, "--"),
+    "TRL, fitted": ("s", GREEN, "--"),
     "TRL, CP": ("D", PURPLE, "-."),
     "TRL, tensor train": ("s", GREEN, ":"),
     "TCL": ("^", ORANGE, "-"),

@@ -225,6 +225,7 @@ def _kind(config: Config, baseline: Config) -> str:
             "TRL" if head.tcl is None else "TCL and TRL",
             form,
             "tensor dropout" if head.dropout else "",
+            "" if config.model.fit is None else "fitted",
         )
         return ", ".join(filter(None, parts))
     return head.type

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from trnet.errors import UserError
 from trnet.files import write_aside
 from trnet.report import claims, summary
@@ -21,8 +23,8 @@ _PATTERNS = 5  # drawn per head
 def write_report(suite: Suite) -> None:
     """Write a suite's tables, the results of its runs, and its plots into ``results/<suite>/``.
 
-    A plot is written if something is known of what it shows; the patterns that heads have learnt
-    are read from the run folders.
+    A plot is written if something is known of what it shows. The patterns that heads have learnt
+    are read from the run folders; none is drawn where all heads only pool.
     """
     from trnet.report import plot  # matplotlib takes a second to import
 
@@ -40,7 +42,7 @@ def write_report(suite: Suite) -> None:
         title = f"{suite.name}: Top-1 by epoch, mean over seeds"
         plot.plot_learning_curves(rows, title, folder / "learning_curves.png")
     patterns = suite.spatial_patterns(_PATTERNS)
-    if patterns:
+    if any(not np.allclose(maps, maps.mean()) for maps, _ in patterns.values()):
         title = f"{suite.name}: patterns of pixels in the heads' weights"
         title += "\nred +, blue −, share of square"
         plot.plot_spatial_patterns(patterns, title, folder / "spatial_patterns.png")
