@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from trnet.config import Config
-from trnet.report.summary import summarise
+from trnet.report.summary import head_text, summarise
 from trnet.report.table import table
 
 TRAIN = {"epochs": 1, "batch_size": 50, "learning_rate": 0.05, "schedule": {"type": "cosine"}}
@@ -84,3 +84,9 @@ def test_heads_of_a_plugin_are_summarised():
     assert rows["one"].top1.mean == pytest.approx(90) and rows["one"].space_savings == 60
     laid_out = table(list(rows.values()), "md")
     assert "sketch (3, 2), dense 7" in laid_out and "| tanh " in laid_out
+
+
+def test_a_head_that_is_fitted_says_so():
+    fitted = config("fitted", {"type": "trl", "rank": [3, 2, 2, 4]}).model_dump()
+    fitted["model"].update(pretrained="a.params", fit={})
+    assert head_text(Config.model_validate(fitted)) == "TRL, fitted (3, 2, 2, 4)"

@@ -1,9 +1,11 @@
 """What is written of a suite, from its results alone and without any."""
 
+import numpy as np
 from toy_suite import make_results, make_suite
 
 from trnet.report.write import write_rank_accuracy, write_report
 from trnet.result import write_results
+from trnet.suite import Suite
 
 
 def test_a_report_is_written_again_from_results_alone(tmp_path):
@@ -34,3 +36,16 @@ def test_a_plots_title_says_over_how_many_seeds(tmp_path):
     write_rank_accuracy(suite, tmp_path / "plots/plot.svg")
     drawn = (tmp_path / "plots/plot.svg").read_text()
     assert "toy: Top-1 by the head's rank, mean and 95 % interval over 2 to 3 seeds" in drawn
+
+
+def test_patterns_are_drawn_unless_all_heads_pool(tmp_path, monkeypatch):
+    suite = make_suite(tmp_path)
+    flat = np.ones((1, 7, 7)), np.ones(1)
+    for patterns, is_drawn in (({"base": flat}, False), ({"base": flat, "small": varied()}, True)):
+        monkeypatch.setattr(Suite, "spatial_patterns", lambda self, n, found=patterns: found)
+        write_report(suite)
+        assert (suite.output / "spatial_patterns.png").exists() == is_drawn
+
+
+def varied() -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(98.0).reshape(2, 7, 7), np.array([0.7, 0.3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -67,8 +68,22 @@ def outcome(runs: Path) -> dict[str, object]:
 
 
 def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
-    """The names of what two trainings left in other bits."""
-    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    """What two trainings left in other bits, by name; numbers with their values."""
+    own, others = _leaves(one), _leaves(other)
+    return [
+        f"{name}: {own.get(name)}, not {others.get(name)}"
+        for name in {**own, **others}
+        if own.get(name) != others.get(name)
+    ]
+
+
+def _leaves(values: object, name: str = "") -> dict[str, object]:
+    if isinstance(values, (dict, list)):
+        inside = values.items() if isinstance(values, dict) else enumerate(values)
+        found = (_leaves(value, f"{name}.{key}".lstrip(".")) for key, value in inside)
+        return {key: value for leaves in found for key, value in leaves.items()}
+    is_file = isinstance(values, bytes)
+    return {name: hashlib.sha256(values).hexdigest()[:8] if is_file else values}
 
 
 def _timeless(values: dict) -> dict:

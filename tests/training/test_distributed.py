@@ -127,3 +127,32 @@ def test_the_only_worker_sums_and_agrees_with_itself():
 def test_the_first_workers_dropout_is_the_only_ones():
     states = [np.random.SeedSequence(key).generate_state(4) for key in ((3, 7), (3, 7, 0))]
     assert (states[0] == states[1]).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_sums_are_exact_whatever_the_order_and_the_precision_of_the_server(count):
+    """MXNet's adds in the order of arrival, and float64 sometimes in float32."""
+    own = np.random.default_rng(0).normal(size=(count, 2, 3)) * 10.0 ** np.arange(-3, 3).reshape(
+        2, 3
+    )
+    own[0, 0, 0], own[1, 1, 1] = 2**53 - 1, -np.inf
+    pushed: list[np.ndarray] = []
+
+    class Kept:
+        def init(self, key, array):
+            assert array.dtype == np.float32
+
+        def pushpull(self, key, array):
+            pushed.append(array.asnumpy())
+
+    class Answered(Kept):
+        def pushpull(self, key, array):
+            total = np.zeros_like(pushed[0])
+            for index in np.random.permutation(count):
+                total += pushed[index]
+            array[:] = total
+
+    for kvstore in (Kept(), Answered()):
+        found = [Workers(i, count, kvstore).sum(own[i]) for i in range(count)]
+    for total in found:
+        np.testing.assert_array_equal(total, own.sum(axis=0))

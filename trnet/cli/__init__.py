@@ -62,11 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if not (3, 9) <= sys.version_info < (3, 12):
         _stop("error: trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does", 2)
-    # The `plugins` of a config are modules, often in the folder that one works in, which Python
-    # does not search for an installed command. Last, so that no file there hides a package.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     streams.open_closed()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _check_places(arguments)
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:  # set by: eval "$(register-python-argcomplete trnet)"
         import argcomplete
@@ -95,8 +93,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # MXNet's own are many lines of C++. Its class is not imported for commands without it.
         if type(error).__name__ != "MXNetError" or "TRNET_TRACEBACK" in os.environ:
             raise
-        why = str(error).strip().splitlines()[-1]
+        why = str(error).strip().splitlines()[-1].removeprefix("MXNetError: ")
         _stop(f"error: MXNet failed: {why} (TRNET_TRACEBACK=1 shows where)", 1)
+
+
+def _check_places(arguments: Sequence[str]) -> None:
+    """Refuse a working directory that is gone, and names that MXNet cannot open."""
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        _stop("error: the working directory is no longer there", 2)
+    # The `plugins` of a config are modules, often in the folder that one works in, which Python
+    # does not search for an installed command. Last, so that no file there hides a package.
+    if folder not in sys.path:
+        sys.path.append(folder)
+    for argument in arguments:
+        if any("\udc80" <= character <= "\udcff" for character in argument):  # bytes of no UTF-8
+            _stop(f"error: expected arguments in UTF-8, got {argument!a}", 2)
 
 
 def door(command: str) -> None:
@@ -130,11 +143,12 @@ def make_parser() -> argparse.ArgumentParser:
         title="commands", dest="command", metavar="COMMAND", required=True
     )
     for name, module in COMMANDS.items():
-        summary = module.__doc__.partition("\n")[0]
+        described = module.__doc__ or f"{name}."  # python -OO has no docstrings
+        summary = described.partition("\n")[0]
         command = commands.add_parser(
             name,
             help=summary[0].lower() + summary[1:].rstrip("."),
-            description=module.__doc__,
+            description=described,
             epilog="examples:\n" + indent(module.EXAMPLES.strip(), "  "),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

@@ -5,6 +5,7 @@ Every module of trnet takes ``mx`` from here, so that a missing or broken MXNet 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,18 @@ def _explain(error: Exception) -> str:
     )
 
 
+def _check_surroundings() -> None:
+    """Refuse what MXNet cannot be imported with, or would abort the process for."""
+    if sys.flags.optimize > 1:
+        raise MissingStack("MXNet needs docstrings, which python -OO leaves out; use python -O")
+    for name in ("OMP_NUM_THREADS", "MXNET_CPU_WORKER_NTHREADS"):
+        text = os.environ.get(name)
+        if text is not None and not (text.isdecimal() and 0 < int(text) < 2**15):
+            raise MissingStack(f"{name}: expected a number of threads ≥ 1, got {text!r}")
+
+
 try:
+    _check_surroundings()
     cuda.preload()
     import mxnet as mx
 except MissingStack:

@@ -96,7 +96,7 @@ class Workers:
         return self.index == 0
 
     def sum(self, values: np.ndarray | Sequence[float]) -> np.ndarray:
-        """Sum a non-empty array over all workers in float64; every worker gets the sum.
+        """Sum a non-empty array over all workers in float64; every worker gets the same bits.
 
         This waits for all workers. They must ask for the same sums in the same order.
         """
@@ -105,13 +105,17 @@ class Workers:
             return values
         from trnet.tensor.backend import mx
 
-        key = _FIRST_SUM + values.size
-        total = mx.nd.array(values.ravel(), dtype="float64")
+        # MXNet's servers add in the order of arrival, and float64 sometimes in float32, by a flag
+        # that they never set. So each worker sends its bits, 16 in a number, in a row of its own.
+        rows = np.zeros((self.count, 4 * values.size), "float32")
+        rows[self.index] = values.ravel().view("uint16")
+        key, gathered = _FIRST_SUM + values.size, mx.nd.array(rows)
         if key not in self._sums:
-            self.kvstore.init(key, mx.nd.zeros_like(total))
+            self.kvstore.init(key, mx.nd.zeros_like(gathered))
             self._sums.add(key)
-        self.kvstore.pushpull(key, total)
-        return total.asnumpy().reshape(values.shape)
+        self.kvstore.pushpull(key, gathered)
+        each = gathered.asnumpy().astype("uint16").view("float64")  # (workers, n)
+        return each.sum(axis=0).reshape(values.shape)
 
     def wait(self) -> None:
         """Wait until all workers have called this."""
