@@ -13,7 +13,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def rates(threads: list[int]) -> list[dict]:
     ]
 
 
-def rate(epoch: Callable) -> float:
+def rate(epoch: Iterator) -> float:
     """Images per second of an epoch, without its first batch."""
     next(epoch)[0].wait_to_read()
     begin, images = time.perf_counter(), 0
@@ -136,8 +136,8 @@ def report(rows: list[dict], threads: list[int], seconds: float) -> str:
             "# Images per second that are read, decoded and augmented",
             tabulate.tabulate(table, headers="keys", tablefmt="pipe", disable_numparse=True),
             f"JPEG photographs of 500×375 to 224×224, batches of 32, best of {ROUNDS} rounds, in "
-            "which all of these took turns; files in the system's cache. Records are held against "
-            "their checksums.",
+            "which all of these took turns; files in the system's cache. Records are checked "
+            "against their checksums.",
             f"The index and the beginnings of {IMAGENET:,} records, as many as ImageNet has, are "
             f"checked in {seconds:.1f} s, from the system's cache.",
             "Measured by `python benchmarks/readers.py` on "

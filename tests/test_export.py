@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import subprocess
 from pathlib import Path
 
 import mxnet as mx
@@ -290,31 +290,29 @@ def test_a_file_that_is_no_export_is_refused(name, content, said, tmp_path):
     "form, damaged",
     [("onnx", "net.onnx"), ("symbol", "net-symbol.json"), ("symbol", "net-0000.params")],
 )
-@pytest.mark.parametrize("with_manifest", [True, False])
-def test_a_damaged_export_is_refused(form, damaged, with_manifest, run, tmp_path):
-    """Where the manifest is beside it, any changed bit; else what has no whole form."""
+@pytest.mark.parametrize("with_checksum", [True, False])
+def test_a_damaged_export_is_refused(form, damaged, with_checksum, run, tmp_path):
+    """Where its checksum is beside it, any changed bit; else what has no complete form."""
     output = tmp_path / ("net.onnx" if form == "onnx" else "net")
     file = inference.export(run, "latest", form, True, output)
     content = bytearray((tmp_path / damaged).read_bytes())
-    if with_manifest:
+    if with_checksum:
         content[len(content) // 2] ^= 1
     else:
-        (tmp_path / "manifest.json").unlink()
+        (tmp_path / f"{damaged}.sha256").unlink()
         del content[len(content) // 2 :]
     (tmp_path / damaged).write_bytes(content)
-    said = rf"{damaged}: is damaged" if with_manifest else rf"{file.name}: expected an? \w+"
+    said = rf"{damaged}: is damaged" if with_checksum else rf"{file.name}: expected an? \w+"
     with pytest.raises(UserError, match=rf"^[^\n]*{said}[^\n]*$"):
         inference.score(file, "latest", [mx.cpu()])
 
 
-def test_a_manifest_keeps_what_else_was_exported(run, tmp_path):
-    for name in ("one.onnx", "other.onnx", "one.onnx"):
-        inference.export(run, "latest", "onnx", True, tmp_path / name)
-    noted = json.loads((tmp_path / "manifest.json").read_text())
-    assert sorted(noted) == ["one.onnx", "other.onnx"]
-    for name, file in noted.items():
-        content = (tmp_path / name).read_bytes()
-        assert file == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+def test_the_checksum_is_that_of_sha256sum(run, tmp_path):
+    inference.export(run, "latest", "symbol", True, tmp_path / "net")
+    sums = sorted(path.name for path in tmp_path.glob("*.sha256"))
+    assert sums == ["net-0000.params.sha256", "net-symbol.json.sha256"]
+    done = subprocess.run(["sha256sum", "--check", *sums], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0 and done.stdout.count(b": OK") == 2
 
 
 def test_a_file_of_others_has_no_config(tmp_path):

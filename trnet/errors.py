@@ -14,7 +14,7 @@ class ConfigError(UserError):
 
 
 class Diverged(UserError):
-    """A training whose loss is no longer finite."""
+    """A training whose loss or weights are no longer finite."""
 
 
 class Stopped(Exception):

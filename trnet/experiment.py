@@ -14,10 +14,10 @@ from statistics import median
 from typing import Any
 
 from trnet import config as configs
-from trnet.config import Config, DenseHead
+from trnet.config import Config, Dataset, DenseHead
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
-from trnet.files import check_noted, write_aside
+from trnet.files import check_checksum, write_aside
 from trnet.models import (
     Network,
     ParameterCount,
@@ -139,7 +139,7 @@ def train(
     stop: Stop | None = None,
     logs_to_tensorboard: bool = False,
 ) -> Result:
-    """Train an experiment into its run folder, or resume it after its last complete epoch.
+    """Train an experiment into its run folder, or resume it from its latest checkpoint.
 
     Parameters
     ----------
@@ -320,7 +320,7 @@ def find_dataset(config: Config) -> DataSet:
     }
     for key, is_taken in taken.items():
         value = getattr(wanted, key)
-        if value is not None and not is_taken:
+        if value != Dataset.model_fields[key].default and not is_taken:
             with _naming(config, f"dataset.{key}"):
                 raise ValueError(f"expected none for {wanted.name}, got {value}")
     channels, height, width = dataset.shape
@@ -339,7 +339,8 @@ def _start_trained(network: Network, config: Config, dataset: DataSet, compute: 
         return _sample(config, dataset, compute, model.fit.images)
 
     if isinstance(config.pretrained, str):
-        check_noted(Path(config.pretrained))
+        checkpoint.check_file(Path(config.pretrained))
+        check_checksum(Path(config.pretrained))
     with _naming(config, "model.pretrained"):
         start = load_pretrained(
             network,
@@ -386,8 +387,16 @@ def activations(
     return network, list(network.head_inputs(sample))
 
 
-def load(config: Config, dataset: DataSet, shard: Shard = WHOLE) -> DataSource:
-    """Load the images that a config names, or a worker's share of them."""
+def load(
+    config: Config,
+    dataset: DataSet,
+    shard: Shard = WHOLE,
+    used: tuple[str, ...] = ("train", "val"),
+) -> DataSource:
+    """Load the images that a config names, or a worker's share of them.
+
+    Of the parts that are ``used``, damaged images are left out if the config says so.
+    """
     request = Request(
         config.dataset.root,
         config.dataset.augment,
@@ -398,6 +407,6 @@ def load(config: Config, dataset: DataSet, shard: Shard = WHOLE) -> DataSource:
         samples=config.dataset.samples,
         holdout=config.dataset.holdout or 0.0,
         seed=config.seed,
-        skip_damaged=config.dataset.damaged == "skip",
+        skip_damaged=used if config.dataset.damaged == "skip" else (),
     )
     return dataset.load(request)

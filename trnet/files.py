@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,24 +21,37 @@ from typing_extensions import TypedDict
 
 from trnet.errors import UserError
 
-MANIFEST = "manifest.json"  # of files in a folder, with the size and the SHA-256 of each
-
 _adapter = cache(TypeAdapter)  # building one takes longer than reading a file
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in errors of writing it: a full disk is noticed when no name is known."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def write_aside(path: Path, text: str) -> None:
     """Write a text beside its place and rename it, so that no reader ever sees half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    # Names of files that are not in UTF-8 keep their bytes.
-    with aside.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        # Names of files that are not in UTF-8 keep their bytes.
+        with naming(path), aside.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 class File(TypedDict):
-    """What is noted of a file, to hold it against later."""
+    """What is recorded of a file, to compare it with later."""
 
     size: int
     sha256: str
@@ -53,7 +68,7 @@ def described(path: Path) -> File:
 
 
 def check_described(path: Path, expected: File | None, noted: Path) -> None:
-    """Hold a file against what another one notes of it.
+    """Compare a file with its size and SHA-256 as another file records them.
 
     Raises
     ------
@@ -68,26 +83,28 @@ def check_described(path: Path, expected: File | None, noted: Path) -> None:
         raise UserError(f"{path}: is damaged: its checksum is not that of {noted.name}")
 
 
-def note_in_manifest(*paths: Path) -> None:
-    """Note files of one folder in the manifest beside them, which keeps its other entries."""
-    manifest = paths[0].parent / MANIFEST
-    noted = read_json(manifest, dict[str, File]) if manifest.is_file() else {}
-    noted.update({path.name: described(path) for path in paths})
-    write_aside(manifest, json.dumps(noted, indent=1) + "\n")
+def write_checksum(path: Path) -> None:
+    """Write a file's SHA-256 beside it, as sha256sum does, which checks it, too."""
+    write_aside(_sidecar(path), f"{described(path)['sha256']}  {path.name}\n")
 
 
-def check_noted(path: Path) -> None:
-    """Hold a file against the manifest beside it, if there is one that notes the file.
+def check_checksum(path: Path) -> None:
+    """Check a file against the SHA-256 beside it, if there is one.
 
     Raises
     ------
     UserError
-        If it is not as the manifest has it.
+        If it is another one.
     """
-    manifest = path.parent / MANIFEST
-    noted = read_json(manifest, dict[str, File]) if manifest.is_file() else {}
-    if path.name in noted:
-        check_described(path, noted[path.name], manifest)
+    sidecar = _sidecar(path)
+    if path.is_file() and sidecar.is_file():
+        expected = sidecar.read_bytes().split()[:1]
+        if expected != [described(path)["sha256"].encode()]:
+            raise UserError(f"{path}: is damaged: its checksum is not that of {sidecar.name}")
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def sync(path: Path) -> None:

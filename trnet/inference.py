@@ -17,7 +17,7 @@ from trnet.config import Config
 from trnet.data import Batch, DataSet
 from trnet.errors import UserError
 from trnet.export import export_onnx, export_symbol, load_exported
-from trnet.files import check_noted, note_in_manifest, write_aside
+from trnet.files import check_checksum, write_aside, write_checksum
 from trnet.layers import fold
 from trnet.models import Network, spatial_patterns
 from trnet.result import read_result
@@ -66,7 +66,7 @@ def score(
         dataset = experiment.find_dataset(config)
         network, epoch = _trained(config, dataset, path, which, contexts)
         network.hybridize(static_alloc=True)
-    source = experiment.load(config, dataset)
+    source = experiment.load(config, dataset, used=("val",))
     compute = Compute(contexts)
     size = config.train.batch_size
     steps = math.ceil(source.validation_size / size)
@@ -88,7 +88,7 @@ def _moved(root: str | None) -> tuple[str, ...]:
 def _exported(path: Path, overrides: Sequence[str]) -> tuple[Config, Callable]:
     """The config that an exported file carries, and its network."""
     for file in _files(path):
-        check_noted(file)
+        check_checksum(file)
     try:
         network, metadata = load_exported(path)
     except ValueError as error:
@@ -120,7 +120,7 @@ def export(
     Returns
     -------
     Path
-        The file's, or the symbol's. A manifest beside it has the checksums.
+        The file's, or the symbol's. Beside it is its SHA-256.
 
     Raises
     ------
@@ -136,12 +136,14 @@ def export(
     if form == "symbol":
         written = export_symbol(network, output, dataset.shape, metadata)
     else:
-        images, _ = next(experiment.load(config, dataset).validation(_CHECKED_IMAGES))
+        source = experiment.load(config, dataset, used=("val",))
+        images, _ = next(source.validation(_CHECKED_IMAGES))
         try:
             written = export_onnx(network, output, dataset.shape, images.asnumpy(), metadata)
         except ValueError as error:
             raise UserError(f"{folder}: {error}") from None
-    note_in_manifest(*_files(written))
+    for file in _files(written):
+        write_checksum(file)
     return written
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -114,7 +115,8 @@ def train_missing(
         config, outcomes[place] = wanted[place], outcome
         minutes = (time.monotonic() - begin) / done * (len(tasks) - done) / 60
         if isinstance(outcome, UserError):
-            write_failure(run_folder(runs, config), config.hash, str(outcome))
+            with suppress(OSError):  # the disk may be full, and that be why there is no result
+                write_failure(run_folder(runs, config), config.hash, str(outcome))
             said = "diverged" if isinstance(outcome, Diverged) else "no result"
         else:
             said = f"Top-1 {100 * outcome['top1']:6.2f} %"
@@ -184,7 +186,8 @@ def _say_standing(tasks: Iterable[tuple]) -> None:
     """Say where the runs are that are being trained."""
     processes = {process.pid for process in active_children()}
     found = (standing(config, runs, processes) for config, _, runs, _ in tasks)
-    print(f"under way: {'; '.join(filter(None, found))}", file=sys.stderr, flush=True)
+    if said := "; ".join(filter(None, found)):
+        print(f"under way: {said}", file=sys.stderr, flush=True)
 
 
 def _train(config: Config, baseline: Config | None, runs: Path, devices: str) -> Result | UserError:
@@ -192,8 +195,8 @@ def _train(config: Config, baseline: Config | None, runs: Path, devices: str) ->
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
-    write_failure(run_folder(runs, config), config.hash, None)
     try:
+        write_failure(run_folder(runs, config), config.hash, None)
         contexts = parse_devices(devices)
         return experiment.train(config, baseline, runs, contexts, show=False, stop=_STOP)
     except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trnet import config as configs
@@ -83,12 +83,12 @@ def _leaves(values: dict, prefix: str = "") -> dict:
 def standing(config: Config, runs: Path, processes: Container[int]) -> str | None:
     """Where a run is that one of these processes trains, or None if none does."""
     folder = run_folder(runs, config)
-    lock, metrics = folder / ".lock", folder / "metrics.jsonl"
-    holder = lock.read_text() if lock.is_file() else ""
-    if not holder or int(holder) not in processes or (folder / "result.json").is_file():
-        return None
-    epoch = 1 + (metrics.read_bytes().count(b"\n") if metrics.is_file() else 0)
-    return f"{config.name} seed {config.seed}, epoch {min(epoch, config.train.epochs)}"
+    metrics = folder / "metrics.jsonl"
+    with suppress(OSError, ValueError):  # not begun, or not to be read: for a line of progress
+        if int((folder / ".lock").read_text()) in processes:
+            epoch = 1 + (metrics.read_bytes().count(b"\n") if metrics.is_file() else 0)
+            return f"{config.name} seed {config.seed}, epoch {min(epoch, config.train.epochs)}"
+    return None
 
 
 @contextmanager
@@ -109,5 +109,8 @@ def held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))  # for those who want to know what a process trains
         lock.flush()
-        workers.wait()
-        yield
+        try:
+            workers.wait()
+            yield
+        finally:
+            lock.truncate(0)

@@ -1,6 +1,7 @@
 """Preparing ImageNet: records written, skipped, interrupted, resumed, refused, verified."""
 
 import fcntl
+import json
 import os
 import resource
 import shutil
@@ -16,8 +17,10 @@ import pytest
 from data.helpers import files_of, one_line, read, unfinish
 from data.photographs import CLASSES, encode, photograph
 
+from trnet.data import prepare as preparation
 from trnet.data.images import list_images
 from trnet.data.prepare import prepare
+from trnet.data.recordio import open_records
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_imagenet.py"
 FINISHED = ("classes.txt", "crc32", "idx", "json", "rec", "skipped.txt")
@@ -82,7 +85,7 @@ def test_a_killed_preparation_resumes_and_ends_the_same(tmp_path):
         (tmp_path / name).mkdir()
     prepare(source, tmp_path / "whole" / "train", jobs=2, show=False)
     output = tmp_path / "killed" / "train"
-    index = Path(f"{output}.idx.partial")
+    index = Path(f"{output}.lines.partial")
     for least in (30, 200):
         command = [sys.executable, SCRIPT, source, output, "--jobs", "1"]
         running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -103,7 +106,7 @@ def test_a_killed_preparation_resumes_and_ends_the_same(tmp_path):
 @pytest.mark.parametrize("of_idx", [0, 1, 47, -1, None])
 def test_torn_files_are_cut_off_and_resumed(source, whole, copy, of_rec, of_idx):
     unfinish(copy, source)
-    for suffix, length in (("rec.partial", of_rec), ("idx.partial", of_idx)):
+    for suffix, length in (("rec.partial", of_rec), ("lines.partial", of_idx)):
         path = Path(f"{copy}.{suffix}")
         path.write_bytes(path.read_bytes()[:length])
     done = prepare(source, copy, show=False)
@@ -126,7 +129,7 @@ def images_read(monkeypatch) -> list[Path]:
 
 def test_a_resume_makes_nothing_twice(source, copy, images_read):
     unfinish(copy, source)
-    index = Path(f"{copy}.idx.partial")
+    index = Path(f"{copy}.lines.partial")
     index.write_text("".join(index.read_text().splitlines(keepends=True)[:20]))
     images_read.clear()
     prepare(source, copy, show=False)
@@ -251,3 +254,64 @@ def test_what_is_no_image_is_ignored_with_a_count(source, tmp_path):
     lines = done.stdout.splitlines()
     assert f"skipped {CLASSES[1]}/drawn.jpg: is not an image" in lines
     assert lines[-2] == "ignored 3 entries of class folders that are no images"
+
+
+def test_options_may_stand_between_source_and_output(source, tmp_path):
+    done = script(source, "--jobs", 2, tmp_path / "train")
+    assert done.returncode == 0 and (tmp_path / "train.rec").exists()
+    assert "arguments are required: source, output" in script().stderr
+
+
+@pytest.mark.parametrize("content", [b"\0" * 40, b"1\t99999999999999999999\t3\t4\n", b"1\t2\n"])
+def test_damaged_lines_of_what_was_begun_are_made_again(source, whole, copy, content):
+    """Also in the middle, as a power cut leaves them."""
+    unfinish(copy, source)
+    path = Path(f"{copy}.lines.partial")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:7], content, *lines[8:]]))
+    prepare(source, copy, show=False)
+    assert files_of(copy) == files_of(whole)
+
+
+def test_a_folder_that_changes_meanwhile_is_noticed(source, tmp_path, monkeypatch):
+    changing = shutil.copytree(source, tmp_path / "source")
+    file = next(changing.glob("*/*_1.JPEG"))
+    own = preparation.for_mxnet
+
+    def changed(content, *options):
+        with file.open("ab") as appended:
+            appended.write(b"\0")
+        return own(content, *options)
+
+    monkeypatch.setattr(preparation, "for_mxnet", changed)
+    prepare(changing, tmp_path / "train", show=False)
+    one_line(
+        lambda: prepare(changing, tmp_path / "train", show=False), "got records of other files"
+    )
+
+
+def test_records_of_an_earlier_release_are_named(source, copy):
+    note = Path(f"{copy}.json")
+    earlier = {"files": "0" * 64, "resize": None, "quality": 95}
+    note.write_text(json.dumps(earlier))
+    said = "expected version 1, got None; another release of trnet made these records: prepare them"
+    one_line(lambda: prepare(source, copy, show=False), said)
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb"])
+def test_names_that_would_break_a_line_are_refused(name, source, tmp_path):
+    folder = shutil.copytree(source, tmp_path / "source")
+    (folder / CLASSES[0]).rename(folder / name)
+    said = "expected a name without line breaks and tabs"
+    one_line(lambda: prepare(folder, tmp_path / "train", show=False), said)
+
+
+def test_names_with_other_separators_keep_their_places(source, tmp_path):
+    """Python's splitlines would split them."""
+    folder = shutil.copytree(source, tmp_path / "source")
+    (folder / CLASSES[0]).rename(folder / "a\x85b\u2028c")
+    shutil.copy(folder / CLASSES[1] / "text.JPEG", folder / CLASSES[1] / "t\x0bext.JPEG")
+    for _ in range(2):
+        done = prepare(folder, tmp_path / "train", show=False)
+    _, classes = open_records(tmp_path / "train.rec")
+    assert not done.made and len(classes) == 4 and "a\x85b\u2028c" in classes

@@ -65,7 +65,7 @@ def label_of_third(output: Path) -> int:
         (lambda rec, idx, at: rec.with_suffix(".crc32").write_bytes(b""), "crc32: is damaged"),
         (
             lambda rec, idx, at: rec.with_suffix(".json").write_text(
-                rec.with_suffix(".json").read_text().replace('"version": 1', '"version": 2')
+                rec.with_suffix(".json").read_text().replace('"quality": 95', '"quality": 94')
             ),
             "is damaged: its checksum is not that of its content",
         ),
@@ -100,8 +100,8 @@ def test_all_records_are_checked_without_their_source(copy, tmp_path):
     assert code == 2 and "record 3 is damaged: its checksum" in said and "1 of 24" in said
     code, said = check(tmp_path / "none")
     assert code == 2 and "none.rec: expected records to check, got no such file" in said
-    code, said = check(tmp_path, copy)
-    assert code == 2 and "--check: expected records alone" in said
+    code, said = check("/")
+    assert code == 2 and "/: expected the records' path without suffix, got a folder" in said
 
 
 def test_records_that_fail_verification_get_no_final_name(source, copy, monkeypatch):

@@ -48,7 +48,7 @@ def main() -> None:
     text = report(tallies, longs, f"PYTHONPATH=tests python -m soak {given}")
     options.output.write_text(text, encoding="utf-8")
     print(f"Written to {options.output}")
-    raise SystemExit(any(tally.wrong for tally in tallies))
+    raise SystemExit(any(found.wrong for found in (*tallies, *longs)))
 
 
 def report(tallies: list[Tally], longs: list[Long], command: str) -> str:
@@ -73,7 +73,7 @@ def report(tallies: list[Tally], longs: list[Long], command: str) -> str:
         }
         for run in longs
     ]
-    wrong = [f"- {line}" for tally in tallies for line in tally.wrong]
+    wrong = [f"- {line}" for found in (*tallies, *longs) for line in found.wrong]
     measured = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
         "# What was tried to lose a run, or to be given a wrong number",

@@ -38,25 +38,30 @@ class Bench:
         assert ended.code == 0, ended.said
         return ended
 
-    def finish(self, tally: Tally, runs: str, what: str) -> None:
-        """Resume what a trial left, and compare what comes of it."""
+    def finish(self, tally: Tally, runs: str, what: str, *before: Ended) -> None:
+        """Resume what a trial left, and compare what comes of it; ``before`` it had to end well."""
+        wrong = next((end for end in before if end.fault or not end.is_expected), None)
         ended = forked(self.training(runs))
-        if ended.code != 0:
+        if wrong is not None:
+            tally.count(wrong.fault or "no line", f"{what}: {wrong.said.strip()[-300:]}")
+        elif ended.code != 0:
             tally.count("not resumed", f"{what}: {ended.fault or ended.said.strip()}")
         elif other := differences(outcome(self.folder / runs), self.expected):
             tally.count("other bits", f"{what}: other bits in {', '.join(other)}")
         else:
             tally.count("bit-identical")
-        shutil.rmtree(self.folder / runs)
+        shutil.rmtree(self.folder / runs, ignore_errors=True)  # killed before it was made
 
 
 def at_random(bench: Bench, trials: int, seed: int = 0) -> Tally:
     """Kill at random moments, up to three times, and resume."""
     tally, rng = Tally("SIGKILL at random moments"), random.Random(seed)
     for trial in range(trials):
-        for _ in range(rng.randint(1, 3)):
+        ends = [
             forked(bench.training("random"), kill_after=rng.uniform(0.01, 1.0) * bench.seconds)
-        bench.finish(tally, "random", f"random {trial}")
+            for _ in range(rng.randint(1, 3))
+        ]
+        bench.finish(tally, "random", f"random {trial}", *ends)
     return tally
 
 
@@ -77,8 +82,7 @@ def at_operations(bench: Bench, trials: int) -> Tally:
     for trial in range(trials):
         limit = 1 + trial * n_operations // trials
         ended = forked(counting(limit))
-        assert ended.code == -signal.SIGKILL, ended.said
-        bench.finish(tally, "operations", f"operation {limit} of {n_operations}")
+        bench.finish(tally, "operations", f"operation {limit} of {n_operations}", ended)
     return tally
 
 
@@ -113,10 +117,7 @@ def full_disks(bench: Bench, trials: int, seed: int = 0) -> Tally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             bench.training("full")()
 
-        ended = forked(limited)
-        if ended.fault or not (ended.is_one_line or ended.code == 0):
-            tally.count("no line", f"full at {limit} bytes: {ended.said.strip()}")
-        bench.finish(tally, "full", f"full {trial}, at {limit} bytes")
+        bench.finish(tally, "full", f"full {trial}, at {limit} bytes", forked(limited))
     return tally
 
 
@@ -124,13 +125,7 @@ def folders(bench: Bench) -> Tally:
     """Take folders away, or the right to write: one line, and a resume where they are back."""
     tally = Tally("folder removed or not writable, few descriptors, little memory")
     for what, damage in _damages(bench).items():
-        ended = forked(damage)
-        if ended.fault or not (ended.is_one_line or ended.code == 0):
-            tally.count("no line", f"{what}: {ended.said.strip()}")
-        for path in (bench.folder / "damaged").rglob("*"):
-            if path.is_dir():
-                path.chmod(0o755)
-        bench.finish(tally, "damaged", what)
+        bench.finish(tally, "damaged", what, forked(damage))
     return tally
 
 

@@ -41,6 +41,16 @@ class Long:
     files: list[float]
     threads: list[float]
 
+    @property
+    def wrong(self) -> list[str]:
+        """What grew: none of it may. The time per epoch is shown, as others use the machine too."""
+        grown = {
+            "memory": self.memory[-1] > 1.1 * self.memory[1],
+            "open files": self.files[-1] > self.files[0] + 2,
+            "threads": self.threads[-1] > self.threads[0],
+        }
+        return [f"from {self.form}: {name} grew" for name, has_grown in grown.items() if has_grown]
+
 
 def train(folder: Path, form: str, minutes: float) -> Long:
     """Train for some minutes, from arrays or from records, and watch the process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import re
 import shutil
@@ -96,14 +97,13 @@ def tried(form: Format, trials: int, seed: int = 0) -> Tally:
         begin, end = trial, min(trial + _BATCH, trials)
 
         def batch(begin: int = begin, end: int = end) -> None:
-            import os
-
             for number in range(begin, end):
                 outcome = _read(form, expected, whole, random.Random(f"{seed} {number}"))
-                os.write(1, (json.dumps([number, *outcome]) + "\n").encode())
+                os.write(1, f"trial {json.dumps([number, *outcome])}\n".encode())
 
         ended = forked(batch, _SECONDS)
-        lines = [json.loads(line) for line in ended.said.splitlines() if line.startswith("[")]
+        said = re.findall(r"^trial (.*)$", ended.said, re.M)
+        lines = [json.loads(line) for line in said]
         for number, outcome, wrong in lines:
             tally.count(outcome, wrong and f"{form.name}, trial {number}: {wrong}")
         trial = begin + len(lines)
@@ -217,22 +217,23 @@ def _of_a_run(bench: Bench, run: Path, folder: Path) -> Iterator[Format]:
 
 
 def _exports(run: Path, folder: Path) -> Iterator[Format]:
-    for has_manifest in (True, False):
-        own = folder / f"exported-{has_manifest}"
+    for has_checksum in (True, False):
+        own = folder / f"exported-{has_checksum}"
         own.mkdir()
         files = [
             inference.export(run, "latest", "onnx", True, own / "net.onnx"),
             inference.export(run, "latest", "symbol", True, own / "net"),
         ]
-        if not has_manifest:
-            (own / "manifest.json").unlink()
+        if not has_checksum:
+            for path in own.glob("*.sha256"):
+                path.unlink()
 
         def scored(files: list[Path] = files) -> list:
             return [vars(inference.score(file, "latest", [mx.cpu()])[2]) for file in files]
 
-        name = "exported networks" + ("" if has_manifest else ", without their manifest")
-        changed = sorted(path for path in own.iterdir() if path.name != "manifest.json")
-        yield Format(name, changed, scored, has_checksum=has_manifest)
+        name = "exported networks" + ("" if has_checksum else ", without their checksums")
+        changed = sorted(path for path in own.iterdir() if path.suffix != ".sha256")
+        yield Format(name, changed, scored, has_checksum=has_checksum)
 
 
 def _resumed(chosen: config.Config, checkpoints: Path) -> Callable[[], list]:

@@ -42,10 +42,11 @@ class Ended:
         return "traceback" if "Traceback" in self.said else None
 
     @property
-    def is_one_line(self) -> bool:
-        """Whether it ended by one line about a mistake."""
+    def is_expected(self) -> bool:
+        """Whether it succeeded, was killed, or ended by one line that names a file."""
         lines = [line for line in self.said.splitlines() if line.startswith("error: ")]
-        return self.code == 2 and len(lines) == 1
+        is_named = len(lines) == 1 and "standard output" not in lines[0]
+        return self.code in (0, -signal.SIGKILL) or (self.code == 2 and is_named)
 
 
 @dataclass

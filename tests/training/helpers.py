@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from trnet.layers import TRL
 from trnet.training import loop
 from trnet.training.devices import Compute
 from trnet.training.progress import Progress
+from trnet.training.stopping import Stop
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = ROOT / "configs/mnist/vgg_trl_8.yaml"
@@ -25,6 +27,18 @@ CPU = Compute([mx.cpu()])
 def recipe(**changes) -> Train:
     settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.1, "schedule": COSINE}
     return Train(**{**settings, **changes})
+
+
+class StopAfter(Stop):
+    """Becomes true when it was asked so many times."""
+
+    def __init__(self, asked: int) -> None:
+        super().__init__()
+        self.left, self.signal = asked, signal.SIGTERM
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
 
 
 def small_network(dropout: float = 0.0) -> nn.HybridSequential:

@@ -2,16 +2,18 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-from training.helpers import CPU, parameters, recipe, run, small_network
+from training.helpers import CPU, StopAfter, parameters, recipe, run, small_network
 
 from trnet.config import CosineSchedule
-from trnet.errors import UserError
+from trnet.errors import Stopped, UserError
+from trnet.files import described
 from trnet.training import checkpoint, loop
 
 FILES = ("network.params", "optimizer.params", "state.json", "manifest.json")
@@ -111,13 +113,39 @@ def test_no_whole_checkpoint_is_an_error_and_deletes_nothing(tmp_path):
     for path in tmp_path.glob("*/state.json"):
         path.write_text("{}")
     said = []
-    with pytest.raises(UserError, match="expected a checkpoint that is whole, got 2"):
-        checkpoint.set_damaged_aside(tmp_path, said.append)
+    for _ in range(2):  # and no training starts again unasked
+        with pytest.raises(UserError, match="expected an undamaged checkpoint, got 2"):
+            checkpoint.set_damaged_aside(tmp_path, said.append)
     assert len(said) == 2 and "state.json: is damaged" in said[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "epoch-0001.damaged",
         "epoch-0002.damaged",
     ]
+
+
+def test_a_part_of_an_epoch_from_an_earlier_release_resumes(blobs, tmp_path):
+    """Its state does not say how many steps were skipped: none could be."""
+    expected = run(small_network(), blobs, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(small_network(), blobs, tmp_path / "parts", stop=StopAfter(7))
+    (folder,) = (tmp_path / "parts/checkpoints").glob("*-step-*")
+    state = json.loads((folder / "state.json").read_text())
+    del state["within"]["skipped"]
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["state.json"] = described(folder / "state.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    resumed = run(small_network(), blobs, tmp_path / "parts")
+    assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in expected]
+
+
+def test_metrics_begin_again_with_the_training(blobs, tmp_path):
+    run(small_network(), blobs, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    metrics = run(small_network(), blobs, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == len(metrics) + 1
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -158,7 +186,7 @@ def test_what_did_not_reach_the_disk_is_noticed(monkeypatch, tmp_path):
         Path(path).write_bytes(content[:-4])
 
     monkeypatch.setattr(mx.nd, "save", cut)
-    with pytest.raises(OSError, match=r"network\.params: was not written whole"):
+    with pytest.raises(OSError, match=r"network\.params: was not written completely"):
         save(tmp_path, (0.3, 0.4))
     monkeypatch.undo()
     load(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 from training.cluster import DMLC
 
 from trnet.errors import UserError
-from trnet.training.distributed import ALONE, Place, Workers, find_place
+from trnet.training.distributed import ALONE, Place, Workers, find_place, find_secret
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "3",
@@ -156,3 +156,32 @@ def test_sums_are_exact_whatever_the_order_and_the_precision_of_the_server(count
         found = [Workers(i, count, kvstore).sum(own[i]) for i in range(count)]
     for total in found:
         np.testing.assert_array_equal(total, own.sum(axis=0))
+
+
+def test_a_secret_is_written_once_for_its_user_alone(tmp_path):
+    first = find_secret(tmp_path, {})
+    assert len(first) == 64 and find_secret(tmp_path, {}) == first
+    assert find_secret(tmp_path, {"TRNET_SECRET": "ours"}) == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == [".secret"]
+    assert (tmp_path / ".secret").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("content, mode", [("", 0o600), ("known to all", 0o644)])
+def test_a_secret_of_others_is_refused(content, mode, tmp_path):
+    path = tmp_path / ".secret"
+    path.write_text(content)
+    path.chmod(mode)
+    with pytest.raises(
+        UserError, match=r"\.secret: expected a secret that only this user can read"
+    ):
+        find_secret(tmp_path, {})
+
+
+def test_a_folder_without_hard_links_is_named(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refused)
+    with pytest.raises(UserError, match=r"Operation not supported; set TRNET_SECRET$"):
+        find_secret(tmp_path, {})
+    assert list(tmp_path.iterdir()) == []

@@ -174,6 +174,19 @@ def test_idle_connections_end_nothing(port, monkeypatch):
             connection.close()
 
 
+def test_a_stranger_who_is_slow_is_closed(port, monkeypatch):
+    """Whose every byte comes in time."""
+    monkeypatch.setattr(heartbeat, "HELLO_TIMEOUT", 0.3)
+    Monitor(("127.0.0.1", port), 1, SECRET)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+        slow.recv(100)
+        deadline = time.monotonic() + 10
+        with pytest.raises(OSError):
+            while time.monotonic() < deadline:
+                slow.sendall(b"x")
+                time.sleep(0.05)
+
+
 def test_a_member_that_never_beats_is_missed(port, monkeypatch):
     monkeypatch.setattr(heartbeat, "FIRST_BEAT", 0.5)
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.1)
@@ -186,9 +199,10 @@ def test_control_characters_are_not_shown(training):
     training.assert_all_end("a worker (there) ended: ?[2J?]0;owned? with")
 
 
-@pytest.mark.parametrize("last_words", [b"", b"beat\n"], ids=["gone", "silent"])
+@pytest.mark.parametrize("last_words", [None, b"", b"beat\n"], ids=["gone", "frozen", "silent"])
 def test_a_member_misses_its_monitor(port, monkeypatch, last_words):
     monkeypatch.setattr(heartbeat, "TIMEOUT", 0.3)
+    monkeypatch.setattr(heartbeat, "FIRST_BEAT", 0.3)
     ends = []
     with socket.create_server(("127.0.0.1", port)) as listener, ThreadPoolExecutor() as threads:
         threads.submit(Member, ("127.0.0.1", port), "worker 0", SECRET, ends.append)
@@ -196,8 +210,8 @@ def test_a_member_misses_its_monitor(port, monkeypatch, last_words):
         scheduler.sendall(b"hello 17\n")
         _, nonce, _, _ = scheduler.recv(1000).split(b" ", 3)
         digest = hmac.new(SECRET.encode(), b"welcome 17 " + nonce, hashlib.sha256).hexdigest()
-        scheduler.sendall(f"welcome {digest}\n".encode() + last_words)
-        if not last_words:
+        scheduler.sendall(f"welcome {digest}\n".encode() + (last_words or b""))
+        if last_words is None:
             scheduler.close()
         wait_for(lambda: ends, seconds=10)
     assert len(ends) == 1 and ends[0].startswith("the scheduler (127.0.0.1) was lost; all others")

@@ -14,24 +14,22 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-from training.helpers import CONFIG, CPU, ROOT, parameters, recipe, run, small_network, wait_for
+from training.helpers import (
+    CONFIG,
+    CPU,
+    ROOT,
+    StopAfter,
+    parameters,
+    recipe,
+    run,
+    small_network,
+    wait_for,
+)
 
 from trnet.errors import Stopped
 from trnet.training import checkpoint
 from trnet.training.devices import Compute
 from trnet.training.stopping import Stop, heard
-
-
-class StopAfter(Stop):
-    """Becomes true when it was asked so many times."""
-
-    def __init__(self, asked: int) -> None:
-        super().__init__()
-        self.left, self.signal = asked, signal.SIGTERM
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def normalised(dropout: float = 0.0) -> nn.HybridSequential:

@@ -8,7 +8,7 @@ the source, 1 000 characters are drawn from the fonts of Debian packages.
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
 
 from trnet.errors import UserError
@@ -26,8 +26,8 @@ _LARGEST = {"resize": 65_500, "quality": 100, "jobs": 1024}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add where images are read and records are written, and how."""
-    parser.add_argument("source", type=Path, nargs="?", help="a folder of class folders, or glyphs")
-    parser.add_argument(
+    source = parser.add_argument("source", type=Path, help="a folder of class folders, or glyphs")
+    output = parser.add_argument(
         "output",
         type=Path,
         help="records without suffix, data/train for data/train.rec, .idx; of glyphs a folder",
@@ -42,8 +42,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="Q",
         help="of JPEGs that are encoded here (default: 95)",
     )
+
+    class Check(Action):
+        """Needs no source and no output."""
+
+        def __call__(self, parser, namespace, value, option_string=None) -> None:
+            source.required = output.required = False
+            namespace.check = value
+
     parser.add_argument(
-        "--check", action="store_true", help="make nothing: read all records that are in output"
+        "--check",
+        type=Path,
+        action=Check,
+        metavar="OUTPUT",
+        help="make nothing: read all records that were made there",
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="threads (default: one per core)")
 
@@ -57,15 +69,11 @@ def run(options: Namespace) -> None:
     jobs = options.jobs or len(os.sched_getaffinity(0))
     # MXNet, which tries images that are no JPEG, has as many threads as this says when it loads.
     os.environ.setdefault("MXNET_CPU_WORKER_NTHREADS", str(jobs))
-    if options.check:
-        if options.source is not None:
-            raise UserError(f"--check: expected records alone, got {options.source} before them")
+    if options.check is not None:
         from trnet.data.prepare import check
 
-        print(f"{check(options.output, jobs)} records are whole")
+        print(f"{check(options.check, jobs)} records are undamaged")
         return
-    if options.source is None:
-        raise UserError("expected a source and an output, got one path")
     if options.source == Path("glyphs") and not options.source.is_dir():
         from trnet.data.glyphs import draw
 

@@ -130,7 +130,7 @@ class Dataset(_Schema):
     size: Optional[Annotated[int, Field(ge=1, le=4096)]] = None
     samples: Optional[PositiveInt] = None
     holdout: Optional[OpenFraction] = None
-    damaged: Optional[Literal["stop", "skip"]] = None
+    damaged: Literal["stop", "skip"] = "stop"
 
 
 class Head(_Schema):

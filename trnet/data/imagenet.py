@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from trnet.data import crops
-from trnet.data.images import Undecodable, decoded, list_images
+from trnet.data.images import Undecodable, faults, list_images
 from trnet.data.recordio import open_records
 from trnet.data.source import Batch, DataSource, Request
 from trnet.data.threads import map_ahead
@@ -21,7 +21,6 @@ from trnet.errors import UserError
 from trnet.tensor.backend import mx
 
 _BATCHES_AHEAD = 3  # that threads read before their turn
-_AHEAD = 16  # images per thread that are decoded before their turn, to find the damaged ones
 
 
 def imagenet(request: Request) -> DataSource:
@@ -56,11 +55,10 @@ def imagenet(request: Request) -> DataSource:
     for part in images.values():
         part.check_labels(request.classes)
     note = {f"ignored in {name}": part.note for name, part in images.items() if part.note}
-    if request.skip_damaged:
-        for name, part in images.items():
-            images[name], n_skipped = part.without_damaged(request.threads)
-            if n_skipped:
-                note[f"skipped in {name}"] = f"{n_skipped} damaged images"
+    for name in request.skip_damaged:
+        images[name], n_skipped = images[name].without_damaged(request.threads)
+        if n_skipped:
+            note[f"skipped in {name}"] = f"{n_skipped} damaged images"
     train, validation = images.values()
     workers = request.shard.count
     if len(train) < workers:
@@ -108,19 +106,6 @@ class _Images:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def read(self, number: int) -> bytes:
-        """Read an image file's bytes.
-
-        Raises
-        ------
-        Undecodable
-            If they cannot be read.
-        """
-        try:
-            return self.content(number)
-        except OSError as error:
-            raise Undecodable(f"cannot be read: {error.strerror}") from None
-
     def check_labels(self, classes: int) -> None:
         """Refuse labels that are of no class."""
         for i in np.flatnonzero(self.labels >= classes)[:1]:
@@ -131,22 +116,17 @@ class _Images:
             )
 
     def without_damaged(self, threads: int) -> tuple[_Images, int]:
-        """Decode all images; give those that are whole, and the number of the others."""
-
-        def is_whole(number: int) -> bool:
-            try:
-                decoded(self.read(number))
-            except Undecodable:
-                return False
-            return True
-
-        found = map_ahead(is_whole, self.numbers, threads, _AHEAD * threads)
+        """Decode all images; give those that are undamaged, and the number of the others."""
+        found = faults(self.content, self.numbers, threads)
         # The bar is for terminals, where the minutes that ImageNet takes would be a puzzle.
         bar = tqdm(found, "look for damaged images", len(self), leave=False, disable=None)
-        whole = np.fromiter(bar, bool, len(self))
-        if not whole.any():
-            raise UserError(f"dataset.root: {self.name(self.numbers[0])}: no image is whole")
-        kept = replace(self, numbers=self.numbers[whole], labels=self.labels[whole])
+        is_sound = np.fromiter((fault is None for fault in bar), bool, len(self))
+        if not is_sound.any():
+            name = self.name(self.numbers[0])
+            raise UserError(
+                f"dataset.root: {name}: expected at least one undamaged image, got none"
+            )
+        kept = replace(self, numbers=self.numbers[is_sound], labels=self.labels[is_sound])
         return kept, len(self) - len(kept)
 
 
@@ -238,7 +218,7 @@ class _Reader:
     def _read(self, images: _Images, i: int, choose: Callable[[int, int], crops.Box]) -> np.ndarray:
         number = images.numbers[i]
         try:
-            return crops.read_crop(images.read(number), self.request.shape[1], choose)
+            return crops.read_crop(images.content(number), self.request.shape[1], choose)
         except Undecodable as error:
             raise UserError(
                 f"dataset.root: {images.name(number)} {error}; delete it, set "

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from trnet.data.threads import map_ahead
 from trnet.errors import UserError
 from trnet.tensor.backend import mx
 
+_AHEAD = 16  # images per thread that are decoded before their turn
 _ORIENTATION = 0x0112  # EXIF's tag
 # Whatever a file is called. For EPS, Pillow would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -96,6 +98,8 @@ def decoding() -> Iterator[None]:
         yield
     except UnidentifiedImageError:
         raise Undecodable("is not an image") from None
+    except MemoryError:
+        raise
     except Exception as error:
         raise Undecodable(f"cannot be decoded: {' '.join(str(error).split())}") from None
 
@@ -134,6 +138,28 @@ def decoded(content: bytes) -> Image.Image:
         image.load()
         to_rgb(upright(image))
     return image
+
+
+def faults(
+    read: Callable[[int], bytes], numbers: Iterable[int], threads: int
+) -> Iterator[str | None]:
+    """Read and decode images; yields what is wrong with each, in order.
+
+    Raises
+    ------
+    OSError
+        If one cannot be read: that is no damage of the image.
+    """
+
+    def fault(number: int) -> str | None:
+        try:
+            decoded(read(number))
+        except Undecodable as error:
+            return str(error)
+        return None
+
+    with closing(map_ahead(fault, numbers, threads, _AHEAD * threads)) as found:
+        yield from found
 
 
 def for_mxnet(content: bytes, resize: int | None, quality: int) -> bytes:

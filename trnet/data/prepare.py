@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -17,7 +18,7 @@ from pydantic import BeforeValidator
 from tqdm import tqdm
 
 from trnet.data import recordio
-from trnet.data.images import Listing, Undecodable, for_mxnet, list_images
+from trnet.data.images import Listing, Undecodable, faults, for_mxnet, list_images
 from trnet.data.threads import map_ahead
 from trnet.errors import UserError
 from trnet.files import Sealed, check_seal, described, read_json, sealed, sync, write_aside
@@ -86,11 +87,14 @@ def prepare(
         If there are records already that were made of something else, or are damaged.
     """
     listing = list_images(source)
+    for name in (*listing.classes, *listing.files):
+        if "\n" in name or "\t" in name:
+            raise UserError(f"{source / name!a}: expected a name without line breaks and tabs")
     order = np.random.RandomState(0).permutation(len(listing.files))  # frozen in every numpy
     work = _Work(source, output, listing, order, resize, quality, jobs, show)
     made = not work.beside("rec").exists()
     skipped = work.write() if made else work.verify()
-    for suffix in ("idx.partial", "json.partial"):
+    for suffix in ("lines.partial", "json.partial"):
         work.beside(suffix).unlink(missing_ok=True)
     images = len(listing.files) - len(skipped)
     return Preparation(images, len(listing.classes), skipped, made, listing.ignored)
@@ -104,6 +108,8 @@ def check(output: Path, jobs: int = 1, show: bool = True) -> int:
     UserError
         If a file is missing or damaged; damaged records are counted, and the first is named.
     """
+    if not output.name:
+        raise UserError(f"{output}: expected the records' path without suffix, got a folder")
     rec = output.with_name(f"{output.name}.rec")
     if not rec.is_file():
         raise UserError(f"{rec}: expected records to check, got no such file")
@@ -113,15 +119,16 @@ def check(output: Path, jobs: int = 1, show: bool = True) -> int:
 
 
 def _refuse_damaged(records: recordio.Records, jobs: int, show: bool) -> None:
-    faults = []
-    with closing(records.check(jobs)) as found, _bar("verify", len(records), show=show) as bar:
+    damaged = []
+    found = faults(records.read, range(len(records)), jobs)
+    with closing(found), _bar("verify", len(records), show=show) as bar:
         for i, fault in enumerate(found):
             bar.update()
             if fault is not None:
-                faults.append(f"{records.name(i)} {fault}")
-    if faults:
+                damaged.append(f"{records.name(i)} {fault}")
+    if damaged:
         raise UserError(
-            f"{faults[0]}; {len(faults)} of {len(records)} records are damaged: copy the files "
+            f"{damaged[0]}; {len(damaged)} of {len(records)} records are damaged: copy the files "
             "again, or delete them and prepare them again"
         )
 
@@ -151,7 +158,7 @@ class _Work:
     def write(self) -> dict[str, str]:
         """Complete the partial files, verify them, and rename them; returns what was skipped."""
         rec, idx = self.beside("rec"), self.beside("idx")
-        rec_partial, lines_partial = self.beside("rec.partial"), self.beside("idx.partial")
+        rec_partial, lines_partial = self.beside("rec.partial"), self.beside("lines.partial")
         if idx.exists() and not rec_partial.exists():
             raise UserError(
                 f"{idx}: expected {rec.name} in the same folder, got none; "
@@ -172,7 +179,7 @@ class _Work:
                 )
                 self._check_made_of(noted, rec_partial)
             else:
-                write_aside(note, json.dumps(sealed(self._made_of())) + "\n")
+                write_aside(note, json.dumps(sealed(self._made_of)) + "\n")
             with lines_partial.open("ab", buffering=0) as lines_file:
                 writer = recordio.Writer(rec_file, lines_file)
                 skipped = self._append(writer, rec_partial)
@@ -203,7 +210,7 @@ class _Work:
             )
         self._check_made_of(recordio.read_note(rec), rec)
         content = self.beside("skipped.txt").read_bytes()
-        lines = content.decode(errors="surrogateescape").splitlines()
+        lines = content.decode(errors="surrogateescape").split("\n")[:-1]
         skipped = {file: reason for file, _, reason in (line.rpartition("\t") for line in lines)}
         self._check_records(records, skipped)
         return skipped
@@ -234,7 +241,7 @@ class _Work:
         described_files = {suffix: described(self.beside(suffix)) for suffix in (*texts, "crc32")}
         note = {
             "version": recordio.VERSION,
-            **self._made_of(),
+            **self._made_of,
             "size": size,
             "beside": described_files,
         }
@@ -242,7 +249,7 @@ class _Work:
 
     def _check_made_of(self, noted: Mapping[str, Any], rec: Path) -> None:
         """Refuse records whose note says that they were made of something else."""
-        made_of = self._made_of()
+        made_of = self._made_of
         if all(noted.get(key) == value for key, value in made_of.items()):
             return
         got = "records of other files"
@@ -254,6 +261,7 @@ class _Work:
             "make it again"
         )
 
+    @cached_property
     def _made_of(self) -> dict[str, str | int | None]:
         """What decides the records: the files by name and size, and the options."""
         digest = hashlib.sha256()

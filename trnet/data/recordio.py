@@ -16,16 +16,15 @@ import re
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import numpy as np
 from pydantic import BeforeValidator
 
-from trnet.data.images import Undecodable, decoded
+from trnet.data.images import Undecodable
 from trnet.data.threads import map_ahead
 from trnet.errors import UserError
 from trnet.files import File, Sealed, check_described, check_seal, read_json
@@ -42,8 +41,9 @@ _HEADER = struct.Struct("<IfQQ")  # MXNet's IRHeader: the number of further labe
 _BEGIN = np.dtype([("magic", "<u4"), ("word", "<u4"), ("flag", "<u4"), ("label", "<f4")])
 _LARGEST_LABEL = 2**24  # above it, float32 does not tell labels apart
 
+_LINE = re.compile(rb"\d{1,18}\t\d{1,18}\t\d{1,10}\t\d{1,9}\n")  # of what Writer notes
+
 _CHUNK = 8192  # records whose beginnings one thread reads at a time
-_AHEAD = 16  # records per thread that are read before their turn
 
 
 class TooLarge(Exception):
@@ -224,6 +224,17 @@ class Note(Sealed):
     beside: dict[str, File]
 
 
+def _of_this_version(content: Any) -> Any:
+    """A note in this version's form; another version is refused before its keys are."""
+    if isinstance(content, dict) and content.get("version") != VERSION:
+        raise ValueError(
+            f"expected version {VERSION}, got {content.get('version')}; another release of trnet "
+            "made these records: prepare them again, or delete this file to use them without "
+            "checksums"
+        )
+    return check_seal(content)
+
+
 def beside(rec: Path, suffix: str) -> Path:
     """The file of another suffix beside a ``.rec``, such as ``train.classes.txt``."""
     return rec.with_name(f"{rec.name.removesuffix('.rec')}.{suffix}")
@@ -250,11 +261,11 @@ def open_records(rec: Path, threads: int = 1) -> tuple[Records, list[str] | None
     records = Records(rec, index, threads)
     if not names.is_file():
         return records, None
-    return records, names.read_bytes().decode(errors="surrogateescape").splitlines()
+    return records, names.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
 
 
 def read_note(rec: Path) -> Note:
-    """Read the note of a preparation, and hold all files beside it against it.
+    """Read the note of a preparation, and check all files beside it against it.
 
     Raises
     ------
@@ -262,12 +273,7 @@ def read_note(rec: Path) -> Note:
         If one of them is not as it was written.
     """
     path = beside(rec, "json")
-    note: Note = read_json(path, Annotated[Note, BeforeValidator(check_seal)])
-    if note["version"] != VERSION:
-        raise UserError(
-            f"{path}: expected version {VERSION}, got {note['version']}; another release of trnet "
-            f"made {rec.name}: prepare it again"
-        )
+    note: Note = read_json(path, Annotated[Note, BeforeValidator(_of_this_version)])
     for suffix, expected in note["beside"].items():
         check_described(beside(rec, suffix), expected, path)
     if rec.stat().st_size != note["size"]:
@@ -330,23 +336,10 @@ class Records:
         """
         return self._content(i)[_HEADER.size :]
 
-    def check(self, threads: int) -> Iterator[str | None]:
-        """Read every record and decode its image; yields what is wrong with each, in order."""
-
-        def fault(i: int) -> str | None:
-            try:
-                decoded(self.read(i))
-            except Undecodable as error:
-                return str(error)
-            return None
-
-        with closing(map_ahead(fault, range(len(self)), threads, _AHEAD * threads)) as faults:
-            yield from faults
-
     def _content(self, i: int) -> bytes:
         record, sums = self._stored(i), self._index.sums
         if sums is not None and zlib.crc32(record) != sums[i]:
-            raise Undecodable("is damaged: its checksum is not the one noted")
+            raise Undecodable("is damaged: its checksum is not the recorded one")
         content = _unframe(record)
         if content is None:
             raise Undecodable("is damaged")
@@ -358,7 +351,7 @@ class Records:
             try:
                 part = os.pread(self._file, left, offset)
             except OSError as error:
-                raise Undecodable(f"cannot be read: {error.strerror}") from None
+                raise OSError(error.errno, error.strerror, str(self.rec)) from None
             if not part:
                 raise Undecodable("cannot be read: the file ends before")
             parts.append(part)
@@ -409,8 +402,7 @@ class Records:
 def _cut_torn(rec: io.FileIO, lines: io.FileIO) -> list[int]:
     """Cut both files off after the last record that is whole in both; returns the keys left."""
     text = Path(lines.name).read_bytes()
-    whole = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-    end = None
+    whole, end = [*takewhile(_LINE.fullmatch, text.splitlines(keepends=True))], None
     while whole and end is None:
         end = _record_end(rec, whole[-1])
         if end is None:
@@ -422,8 +414,6 @@ def _cut_torn(rec: io.FileIO, lines: io.FileIO) -> list[int]:
 
 def _record_end(rec: io.FileIO, line: bytes) -> int | None:
     """Where the record of a line ends, or None if the file does not hold it as it was written."""
-    if not re.fullmatch(rb"\d+\t\d+\t\d+\t\d{1,9}\n", line):
-        return None
     _, offset, crc32, length = map(int, line.split())
     record = os.pread(rec.fileno(), length, offset)
     return offset + length if zlib.crc32(record) == crc32 else None

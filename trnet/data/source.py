@@ -54,8 +54,9 @@ class Request:
         Fraction of these that is not trained on, and scored in place of the validation images.
     seed : int
         Decides which images the samples and the holdout are.
-    skip_damaged : bool
-        Whether to decode all images first, and to leave out those that are damaged.
+    skip_damaged : tuple of str
+        Parts of the data set, train or val, whose images are all decoded first; those that are
+        damaged are left out.
     """
 
     root: str | None
@@ -67,7 +68,7 @@ class Request:
     samples: int | None = None
     holdout: float = 0.0
     seed: int = 0
-    skip_damaged: bool = False
+    skip_damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 A checkpoint holds the network's parameters, the optimiser's arrays, ``state.json`` and
 ``manifest.json``, which is written last and has the size and the SHA-256 of the other files. What
-is read is held against it. ``epoch-0003`` is of three whole epochs, ``epoch-0004-step-000120`` of
-120 steps more. Kept are the last two and the best by Top-1: a damaged one is set aside, and a
-training resumes from the one before.
+is read is checked against it. ``epoch-0003`` is of three whole epochs, and
+``epoch-0004-step-000120`` of 120 steps more. Kept are the last two and the best by Top-1: a damaged
+one is set aside, and a training resumes from the one before.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from typing import Annotated, Optional
 
 from mxnet.gluon import HybridBlock, Parameter, Trainer
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from trnet.errors import UserError
-from trnet.files import MANIFEST, File, check_described, described, read_json, sync
+from trnet.files import File, check_described, described, naming, read_json, sync
 from trnet.optimize import state_arrays
 from trnet.tensor.backend import mx
 
 VERSION = 1
 NETWORK, _OPTIMIZER, _STATE = "network.params", "optimizer.params", "state.json"
+MANIFEST = "manifest.json"
 STATISTICS = ("running_mean", "running_var")  # of batch normalisation, which gradients do not train
 _KEPT = 2  # of the latest
 _PREFIX = "epoch-"
@@ -49,10 +50,10 @@ class Within(TypedDict):
     Of the steps, some were skipped, because a gradient was not finite.
     """
 
-    step: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=0)]
     loss: float
-    skipped: Annotated[int, Field(ge=0)]
+    skipped: NotRequired[Annotated[int, Field(ge=0)]]
     seconds: float
 
 
@@ -126,9 +127,11 @@ def save(
         "updates": {names[i]: n for i, n in optimizer._index_update_count.items()},
         "numbers": _numbers(optimizer),
     }
-    (aside / _STATE).write_text(json.dumps(state))
+    with naming(aside / _STATE):
+        (aside / _STATE).write_text(json.dumps(state))
     manifest = {path.name: described(path) for path in sorted(aside.iterdir())}
-    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    with naming(aside / MANIFEST):
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
         sync(path)
     shutil.rmtree(target, ignore_errors=True)
@@ -174,9 +177,8 @@ def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
     Raises
     ------
     UserError
-        If there were checkpoints, and none is whole.
+        If there are checkpoints, and all are damaged.
     """
-    damaged = 0
     for path in reversed(_all(folder)):
         try:
             for name in (NETWORK, _OPTIMIZER, _STATE):
@@ -184,15 +186,15 @@ def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
             _load_state(path)
             return
         except UserError as error:
-            damaged += 1
             aside = path.with_name(f"{path.name}.damaged")
             while aside.exists():
                 aside = aside.with_name(f"{aside.name}-again")
             path.rename(aside)
             say(f"{error}; set aside as {aside.name}")
+    damaged = [*folder.glob(f"{_PREFIX}*.damaged*")]
     if damaged:
         raise UserError(
-            f"{folder}: expected a checkpoint that is whole, got {damaged} that are damaged; to "
+            f"{folder}: expected an undamaged checkpoint, got {len(damaged)} that are damaged; to "
             "start again, delete the run folder or use another --runs"
         )
 
@@ -240,6 +242,18 @@ def load_trainer(
                 arrays[name].copyto(own)
         held = {name: array for name, array in arrays.items() if ":" in name}
         _set_optimizer(trainer, places, held, state)
+
+
+def check_file(path: Path) -> None:
+    """Check a checkpoint's file against its manifest; another file has none.
+
+    Raises
+    ------
+    UserError
+        If it is damaged.
+    """
+    if path.name == NETWORK and (path.parent / MANIFEST).is_file():
+        _checked(path.parent, path.name)
 
 
 def _places(network: HybridBlock) -> dict[Parameter, str]:
@@ -322,7 +336,7 @@ def _save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
     except (mx.MXNetError, KeyError):
         same = [False]
     if not all(same):
-        raise OSError(f"{path}: was not written whole; is the disk full?")
+        raise OSError(f"{path}: was not written completely; is the disk full?")
 
 
 def _bits(array: mx.nd.NDArray) -> bytes:
@@ -331,7 +345,7 @@ def _bits(array: mx.nd.NDArray) -> bytes:
 
 
 def _load_state(checkpoint: Path) -> State:
-    """Load ``state.json``, and hold it against the checkpoint's name."""
+    """Load ``state.json``, and check it against the checkpoint's name."""
     path = _checked(checkpoint, _STATE)
     state = read_json(path, State)
     if state["version"] != VERSION:

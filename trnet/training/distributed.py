@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -273,14 +273,23 @@ def find_secret(runs: Path, environ: Mapping[str, str]) -> str:
         if not path.exists():
             own = runs / f".secret.{secrets.token_hex(8)}"
             own.touch(mode=0o600)
-            own.write_text(secrets.token_hex(32))
-            with suppress(FileExistsError):  # another process of the job was first
+            try:
+                own.write_text(secrets.token_hex(32))
                 os.link(own, path)
-            own.unlink()
-        return path.read_text()
+            except FileExistsError:  # another process of the job was first
+                pass
+            finally:
+                own.unlink()
+        held, secret = path.stat(), path.read_text()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be used as the job's secret: {why}") from None
+        raise UserError(f"{path}: cannot be the job's secret: {why}; set TRNET_SECRET") from None
+    if held.st_uid != os.getuid() or held.st_mode & 0o077 or not secret.strip():
+        raise UserError(
+            f"{path}: expected a secret that only this user can read, got another file; delete it, "
+            "or set TRNET_SECRET"
+        )
+    return secret
 
 
 @contextmanager

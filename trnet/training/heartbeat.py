@@ -38,6 +38,7 @@ JOIN_TIMEOUT = 60.0  # seconds in which all processes should have started
 HELLO_TIMEOUT = 10.0  # seconds that a connection has to prove that it knows the secret
 FIRST_BEAT = 120.0  # seconds after joining: a member may be in a long import
 GRACE_PERIOD = 5.0  # seconds that members have to end before the scheduler does
+_STRANGERS = 64  # connections at a time that have not proved anything yet
 _LONGEST = 4096  # bytes of a message: strangers may connect, too
 
 _NOT_OURS = (
@@ -83,6 +84,7 @@ class Monitor:
         self._n_joined = 0
         self._ending = False
         self._lock = threading.Lock()
+        self._strangers = threading.BoundedSemaphore(_STRANGERS)
         self._listener = socket.create_server(address)
         _start_thread(self._accept)
         _start_thread(self._warn_if_incomplete)
@@ -96,16 +98,25 @@ class Monitor:
 
     def _accept(self) -> None:
         while True:
+            self._strangers.acquire()
             try:
                 connected, _ = self._listener.accept()
-            except OSError:  # too many files are open, until idle connections are closed
+                _start_thread(self._serve, _Connection(connected))
+            except (OSError, RuntimeError):  # too many files or threads, until strangers are gone
+                self._strangers.release()
                 time.sleep(0.1)
-                continue
-            _start_thread(self._serve, _Connection(connected))
 
     def _serve(self, connection: _Connection) -> None:
-        with suppress(OSError):  # it closed or timed out: the last lines here handle both
-            if self._admits(connection):
+        # The time is that of all its messages: a stranger may send a byte now and then.
+        watch = threading.Timer(HELLO_TIMEOUT, connection.shut_down)
+        watch.start()
+        is_member = False
+        with suppress(OSError):  # it closed or timed out
+            is_member = self._admits(connection)
+        watch.cancel()
+        self._strangers.release()
+        with suppress(OSError):  # the last lines here handle it
+            if is_member:
                 self._follow(connection)
         self._remove(connection, _LOST)
         connection.close()
@@ -137,7 +148,8 @@ class Monitor:
             verb, text = connection.receive()
             if verb == "name":
                 with self._lock:
-                    self._members[connection] = text
+                    if connection in self._members:
+                        self._members[connection] = text
             elif verb == "beat":
                 connection.set_timeout(TIMEOUT)
                 connection.send("beat")
@@ -282,6 +294,11 @@ class _Connection:
         verb, _, text = text.partition(" ")
         return verb, text
 
+    def shut_down(self) -> None:
+        """End what another thread waits for."""
+        with suppress(OSError):  # it has ended
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._reader.close()
         self._socket.close()
@@ -303,7 +320,7 @@ def _connect(address: tuple[str, int], name: str, secret: str) -> _Connection | 
                 if verb == "welcome" and not hmac.compare_digest(text.encode(), expected):
                     verb, text = "end", _NOT_OURS
                 if verb == "welcome":
-                    connection.set_timeout(None)
+                    connection.set_timeout(FIRST_BEAT)
                     return connection
                 if verb == "end":
                     connection.close()

@@ -27,7 +27,7 @@ from trnet.training.checkpoint import Within
 from trnet.training.devices import Compute
 from trnet.training.distributed import ALONE, Workers
 from trnet.training.evaluation import class_scores, evaluate
-from trnet.training.optimizers import clip_gradients, make_optimizer
+from trnet.training.optimizers import all_finite, clip_gradients, make_optimizer
 from trnet.training.progress import Progress
 from trnet.training.saving import Saving, write_metrics
 from trnet.training.schedule import learning_rate
@@ -96,7 +96,7 @@ def train(
     Raises
     ------
     Diverged
-        If the loss is no longer finite.
+        If the loss or a weight is no longer finite.
     Stopped
         When ``stop`` has become true.
     UserError
@@ -349,8 +349,7 @@ def _step(trainer: gluon.Trainer, images: int, recipe: Train) -> bool:
 
 def _all_finite(trainer: gluon.Trainer) -> bool:
     """Whether all gradients, which are the same on all devices, are finite; waits for them."""
-    gradients = [p.list_grad()[0] for p in trainer._params if p.grad_req != "null"]
-    return bool(mx.nd.multi_all_finite(*gradients, num_arrays=len(gradients)).asscalar())
+    return all_finite(p.list_grad()[0] for p in trainer._params if p.grad_req != "null")
 
 
 def _batches_ahead(images: mx.nd.NDArray) -> int:

@@ -9,13 +9,17 @@ The learning rate is set again before every step, from the recipe's schedule.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from mxnet.gluon import Parameter
 
 from trnet.config import Train
 from trnet.tensor.backend import mx
 
+# MXNet's operator has room for so many arrays, all of one type, and checks neither.
+_AT_ONCE = 200
 _WIDTH = 2**14  # elements whose squares BLAS adds at once
 
 
@@ -104,6 +108,21 @@ def clip_gradients(parameters: Iterable[Parameter], limit: float) -> None:
         scale = mx.nd.minimum(limit / mx.nd.sqrt(squares), 1.0)
         for array in arrays:
             mx.nd.broadcast_mul(array, _like(scale, array), out=array)
+
+
+def all_finite(arrays: Iterable[mx.nd.NDArray]) -> bool:
+    """Whether all numbers are finite; waits for them."""
+    by_type = defaultdict(list)
+    for array in arrays:
+        by_type[array.context, np.dtype(array.dtype)].append(array)
+    flags = [
+        mx.nd.multi_all_finite(
+            *own[begin : begin + _AT_ONCE], num_arrays=len(own[begin:][:_AT_ONCE])
+        )
+        for own in by_type.values()
+        for begin in range(0, len(own), _AT_ONCE)
+    ]
+    return all(flag.asscalar() for flag in flags)
 
 
 def _squared_norm(array: mx.nd.NDArray) -> mx.nd.NDArray:

@@ -14,10 +14,10 @@ from mxnet import gluon
 from mxnet.gluon import HybridBlock
 
 from trnet.errors import Stopped
-from trnet.files import write_aside
-from trnet.tensor.backend import mx
+from trnet.files import naming, write_aside
 from trnet.training import checkpoint
 from trnet.training.distributed import Workers
+from trnet.training.optimizers import all_finite
 from trnet.training.stopping import Stop
 
 
@@ -73,12 +73,12 @@ class Saving:
         return len(self.metrics) + 1
 
     def resume(self, devices: list, say: Callable[[str], None]) -> None:
-        """Load the last whole checkpoint, if there is one; damaged ones are set aside.
+        """Load the latest undamaged checkpoint, if there is one; damaged ones are set aside.
 
         Raises
         ------
         UserError
-            If none is whole, or the workers find different ones.
+            If all are damaged, or the workers find different ones.
         """
         if self._workers.writes:
             checkpoint.set_damaged_aside(self._checkpoints, say)
@@ -86,14 +86,16 @@ class Saving:
         last = checkpoint.newest(self._checkpoints)
         if last is not None:
             self.metrics = checkpoint.load_metrics(last)
-            self.done = checkpoint.load_within(last) or nothing()
+            self.done = {**nothing(), **(checkpoint.load_within(last) or {})}
             checkpoint.load_network(last, self._network, devices)
             begun = len(self.metrics) + (self.done["step"] > 0)
             decided = self._hash_until(begun)
             checkpoint.load_trainer(last, self._network, self._trainer, self._seed, decided)
         self._workers.agree("the epoch of the last checkpoint", len(self.metrics))
-        if self.metrics and self._workers.writes:
+        if self._workers.writes:
             write_metrics(self._folder, self.metrics)
+        else:  # the first worker counts what one worker alone has done of an epoch
+            self.done = {**self.done, "images": 0, "loss": 0.0}
 
     def is_due(self) -> bool:
         """Whether a checkpoint should be saved after this step, or the training should end."""
@@ -148,9 +150,9 @@ class Saving:
 
     def _check_finite(self) -> None:
         """Refuse weights that are not finite; a ReLU may hide them from the loss."""
-        arrays = [p.list_data()[0] for p in self._network.collect_params().values()]
-        if not mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar():
-            raise FloatingPointError("not all weights are finite any more in")
+        parameters = self._network.collect_params().values()
+        if not all_finite(array for parameter in parameters for array in parameter.list_data()):
+            raise FloatingPointError("the weights are no longer finite in")
 
     def _save(self, within: checkpoint.Within | None) -> None:
         if self._workers.writes:
@@ -172,16 +174,25 @@ def nothing() -> checkpoint.Within:
 
 
 def write_metrics(folder: Path, metrics: list[dict]) -> None:
-    """Write ``metrics.jsonl`` and ``metrics.csv`` from the metrics of every epoch."""
+    """Write ``metrics.jsonl`` and ``metrics.csv`` from the metrics of every epoch.
+
+    Without any, there are no such files.
+    """
+    if not metrics:
+        for name in ("metrics.jsonl", "metrics.csv"):
+            (folder / name).unlink(missing_ok=True)
+        return
     write_aside(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
-    write_aside(folder / "metrics.csv", _csv(metrics[0]) + _csv(*(row.values() for row in metrics)))
+    write_aside(folder / "metrics.csv", _csv(metrics[0], *(row.values() for row in metrics)))
 
 
 def append_metrics(folder: Path, row: dict) -> None:
     """Append an epoch's metrics to both files."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+    path = folder / "metrics.jsonl"
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    with (folder / "metrics.csv").open("a", encoding="utf-8") as file:
+    path = folder / "metrics.csv"
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(_csv(*([row] if file.tell() == 0 else []), row.values()))
 
 
