@@ -261,7 +261,8 @@ def open_records(rec: Path, threads: int = 1) -> tuple[Records, list[str] | None
     records = Records(rec, index, threads)
     if not names.is_file():
         return records, None
-    return records, names.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+    text = names.read_bytes().decode(errors="surrogateescape")
+    return records, text.removesuffix("\n").split("\n")
 
 
 def read_note(rec: Path) -> Note:
