@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -304,6 +305,18 @@ def test_a_damaged_export_is_refused(form, damaged, with_checksum, run, tmp_path
     (tmp_path / damaged).write_bytes(content)
     said = rf"{damaged}: is damaged" if with_checksum else rf"{file.name}: expected an? \w+"
     with pytest.raises(UserError, match=rf"^[^\n]*{said}[^\n]*$"):
+        inference.score(file, "latest", [mx.cpu()])
+
+
+def test_a_symbol_that_crashes_mxnet_is_refused(run, tmp_path):
+    """A convolution without its weight and bias, from where no checksum says so."""
+    file = inference.export(run, "latest", "symbol", True, tmp_path / "net")
+    (tmp_path / "net-symbol.json.sha256").unlink()
+    graph = json.loads(file.read_text())
+    convolution = next(node for node in graph["nodes"] if node["op"] == "Convolution")
+    convolution["inputs"] = convolution["inputs"][:1]
+    file.write_text(json.dumps(graph))
+    with pytest.raises(UserError, match=r"^[^\n]*net-symbol\.json: expected a symbol: [^\n]*$"):
         inference.score(file, "latest", [mx.cpu()])
 
 

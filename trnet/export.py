@@ -7,8 +7,9 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import ENOENT
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from trnet.models.params_format import check_layout
 from trnet.tensor.backend import as_numpy, mx
 
 OPSET = 13  # the newest whose operators MXNet's converter writes
+_SECONDS_TO_LOAD = 60.0  # a symbol, in a copy of the process
 TOLERANCE = 1e-4  # of ONNX Runtime's outputs, of the largest of MXNet's
 
 Parameters = dict[str, "mx.nd.NDArray"]
@@ -181,15 +183,39 @@ def _load_symbol(path: Path) -> tuple[Callable, dict[str, str]]:
         raise ValueError(f"{path}: expected its parameters, {parameters}, beside it, found no file")
     try:
         check_layout(parameters)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Cannot decide type")  # of the images
-            block = SymbolBlock.imports(str(path), ["data"], str(parameters))
+        if not _survives(path, parameters):
+            raise ValueError("MXNet crashes when it loads it")
+        block = _imported(path, parameters)
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     except (MXNetError, AssertionError, ValueError) as error:
         raise ValueError(f"{path}: expected a symbol: {str(error).splitlines()[-1]}") from None
     block.hybridize(static_alloc=True)
     attributes = next(node.get("attrs", {}) for node in nodes if node["name"] == "data")
     return block, {name.strip("_"): text for name, text in attributes.items()}
+
+
+def _imported(path: Path, parameters: Path) -> SymbolBlock:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Cannot decide type")  # of the images
+        return SymbolBlock.imports(str(path), ["data"], str(parameters))
+
+
+def _survives(path: Path, parameters: Path) -> bool:
+    """Whether a copy of this process loads a symbol without a crash.
+
+    MXNet reads operators with missing inputs or attributes, and then from memory that is not its.
+    """
+
+    def load() -> None:
+        with suppress(Exception):  # which the process itself will raise
+            _imported(path, parameters)
+
+    process = get_context("fork").Process(target=load)
+    process.start()
+    process.join(_SECONDS_TO_LOAD)
+    process.kill()
+    process.join()
+    return process.exitcode == 0
 
 
 def _traced(

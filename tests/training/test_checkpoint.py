@@ -139,6 +139,24 @@ def test_a_part_of_an_epoch_from_an_earlier_release_resumes(blobs, tmp_path):
     assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in expected]
 
 
+def test_half_a_checkpoint_that_a_kill_left_is_cleared(blobs, tmp_path, monkeypatch):
+    """Of a new one, and of an old one that was being deleted; the next session has neither."""
+    folder, deleted = tmp_path / "checkpoints", []
+
+    def killed(path, **_):
+        deleted.append(path.name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(small_network(), blobs, tmp_path, recipe(epochs=4))
+    assert deleted[0].startswith(".epoch-000") and (folder / deleted[0]).is_dir()
+    (folder / ".epoch-0009").mkdir()
+    run(small_network(), blobs, tmp_path, recipe(epochs=4))
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
 def test_metrics_begin_again_with_the_training(blobs, tmp_path):
     run(small_network(), blobs, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")

@@ -106,9 +106,9 @@ def save(
         If not all of it reaches the disk. What was there stays.
     """
     epoch = metrics[-1]["epoch"] if metrics else 0
+    clear(folder)
     target = _path(folder, epoch, within)
     aside = folder / f".{target.name}"
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     places = _places(network)
     parameters = {place: parameter._reduce() for parameter, place in places.items()}
@@ -134,14 +134,28 @@ def save(
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
         sync(path)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        _delete(target)
     aside.rename(target)
     sync(folder)
     whole, parts = _whole(folder), _all(folder)[-_KEPT:] if within else []
     kept = {*whole[-_KEPT:], *parts, best(folder)}
     for path in _all(folder):
         if path not in kept:
-            shutil.rmtree(path)
+            _delete(path)
+
+
+def clear(folder: Path) -> None:
+    """Delete what a killed process has left: half of a new checkpoint, or of an old one."""
+    for path in folder.glob(f".{_PREFIX}*"):
+        shutil.rmtree(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint; half of it is never taken for one."""
+    gone = path.with_name(f".{path.name}.deleted")
+    path.rename(gone)
+    shutil.rmtree(gone)
 
 
 def latest(folder: Path) -> Path | None:

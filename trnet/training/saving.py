@@ -81,6 +81,7 @@ class Saving:
             If all are damaged, or the workers find different ones.
         """
         if self._workers.writes:
+            checkpoint.clear(self._checkpoints)
             checkpoint.set_damaged_aside(self._checkpoints, say)
         self._workers.wait()
         last = checkpoint.newest(self._checkpoints)
