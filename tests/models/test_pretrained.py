@@ -191,7 +191,7 @@ def test_what_is_refused_is_named(refusal, tmp_path, trained):
     (tmp_path / "text.params").write_text("not a parameter file")
     refuses(tmp_path / "text.params", "expected a complete .params file")
     mx.nd.save(str(tmp_path / "list.params"), [mx.nd.zeros(3)])
-    refuses(tmp_path / "list.params", "expected parameters by name")
+    refuses(tmp_path / "list.params", "expected a complete .params file", "have no names")
 
     path, _ = trained("resnet18_v1")
     arrays = mx.nd.load(path)
