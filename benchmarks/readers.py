@@ -83,7 +83,8 @@ def rate(epoch: Iterator) -> float:
 
 def opening(threads: int) -> float:
     """Seconds to read an index of as many records as ImageNet has, and to check them all."""
-    from trnet.data.recordio import open_records, pack
+    from trnet.data.recordio import pack
+    from trnet.data.records import open_records
 
     with tempfile.TemporaryDirectory() as name:
         rec, lines, offset = Path(name) / "train.rec", [], 0

@@ -11,6 +11,7 @@ import pytest
 from data.helpers import SIZE, images_request, labels, prints
 from data.photographs import CLASSES, encode
 from PIL import Image
+from soak.changes import mutated
 
 from trnet.data import Request, Shard
 from trnet.data.imagenet import imagenet
@@ -168,7 +169,7 @@ def test_no_mutation_of_records_is_used(records, root_of, seed):
     """Of any of their files: it is named before the training, or in it, or nothing has changed."""
     root, rng = root_of(records), random.Random(seed)
     path = root / f"val.{rng.choice(['rec', 'rec', 'idx', 'crc32', 'json', 'classes.txt'])}"
-    path.write_bytes(mutated(path.read_bytes(), rng))
+    path.write_bytes(mutated(path.read_bytes(), rng, is_text=False))
     try:
         found = prints(imagenet(images_request(root)).validation(5))
     except UserError as error:
@@ -182,7 +183,7 @@ def test_no_mutation_of_records_without_checksums_is_a_traceback(bare, root_of, 
     """The pixels of a JPEG may change unnoticed; the number of images and their labels may not."""
     root, rng = root_of(bare), random.Random(seed)
     path = root / f"val.{rng.choice(['rec', 'idx'])}"
-    path.write_bytes(mutated(path.read_bytes(), rng))
+    path.write_bytes(mutated(path.read_bytes(), rng, is_text=False))
     try:
         found = labels(imagenet(images_request(root)).validation(5))
     except UserError as error:
@@ -191,24 +192,6 @@ def test_no_mutation_of_records_without_checksums_is_a_traceback(bare, root_of, 
         expected = labels(imagenet(images_request(bare)).validation(5))
         # Labels have no checksum here; one bit can make a class of another.
         assert len(found) == 12 and sum(a != b for a, b in zip(found, expected)) <= 1
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Bytes of which one is changed, some are, some are missing, or some are added."""
-    held = bytearray(content)
-    at = rng.randrange(len(held))
-    kind = rng.choice(("bit", "bytes", "cut", "insert", "end"))
-    if kind == "bit":
-        held[at] ^= 1 << rng.randrange(8)
-    elif kind == "bytes":
-        held[at : at + 8] = rng.randbytes(min(8, len(held) - at))
-    elif kind == "cut":
-        del held[at : at + rng.randint(1, 40)]
-    elif kind == "insert":
-        held[at:at] = rng.randbytes(rng.randint(1, 9))
-    else:
-        del held[at:]
-    return bytes(held)
 
 
 @pytest.mark.parametrize("form", ["folder", "records"])

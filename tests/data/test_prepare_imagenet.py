@@ -20,7 +20,7 @@ from data.photographs import CLASSES, encode, photograph
 from trnet.data import prepare as preparation
 from trnet.data.images import list_images
 from trnet.data.prepare import prepare
-from trnet.data.recordio import open_records
+from trnet.data.records import open_records
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_imagenet.py"
 FINISHED = ("classes.txt", "crc32", "idx", "json", "rec", "skipped.txt")

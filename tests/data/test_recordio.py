@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trnet.data.prepare import prepare
-from trnet.data.recordio import Records, Writer, frame, pack, read_lines
+from trnet.data.recordio import Writer, frame, pack
+from trnet.data.records import Records, read_lines
 from trnet.files import sealed
 
 MAGIC = (0xCED7230A).to_bytes(4, "little")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from soak.changes import mutated
 from soak.experiment import run_folder
 from soak.kills import Bench
 from soak.trials import Tally, forked
@@ -33,12 +34,6 @@ from trnet.training.devices import Compute
 
 _BATCH = 50  # trials per process: a crash costs only one of them
 _SECONDS = 60.0  # for a batch, after which it hangs
-_NASTY = (
-    *("NaN", "Infinity", "-Infinity", "1e999", "-1", "0", "0.5", "1e-320", "9" * 5000, "null"),
-    *("true", '""', '"text"', "[]", "{}", "[" * 100_000, '{"a":' * 1000, "\\u0000", '"\\ud800"'),
-    *("*a", "&a [*a]", "!!python/object/apply:os.system [ls]", "? [a]\n: b", "<<: *b", "\t", "'"),
-)
-_VALUE = re.compile(rb"-?\d+(?:\.\d+)?(?:e-?\d+)?|\"[^\"]*\"|true|false|null")
 
 
 @dataclass(frozen=True)
@@ -63,30 +58,6 @@ class Format:
     read: Callable[[], object]
     has_checksum: bool = True
     is_text: bool = False
-
-
-def mutated(content: bytes, rng: random.Random, is_text: bool) -> bytes:
-    """Bytes of which some are changed, missing, doubled or added; or a text with another value."""
-    held = bytearray(content)
-    at = rng.randrange(len(held) + 1)
-    kind = rng.choice(("bit", "bytes", "cut", "insert", "end", "double", *["value"] * 4 * is_text))
-    values = list(_VALUE.finditer(content)) if kind == "value" else []
-    if values:
-        found = rng.choice(values)
-        held[found.start() : found.end()] = rng.choice(_NASTY).encode()
-    elif kind == "bit" and at < len(held):
-        held[at] ^= 1 << rng.randrange(8)
-    elif kind == "bytes":
-        held[at : at + 8] = rng.randbytes(min(8, len(held) - at))
-    elif kind == "cut":
-        del held[at : at + rng.randint(1, 40)]
-    elif kind == "double":
-        held[at:at] = held[at : at + rng.randint(1, 40)]
-    elif kind == "end":
-        del held[at:]
-    else:
-        held[at:at] = rng.randbytes(rng.randint(1, 9))
-    return bytes(held)
 
 
 def tried(form: Format, trials: int, seed: int = 0) -> Tally:

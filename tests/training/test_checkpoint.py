@@ -139,6 +139,17 @@ def test_a_part_of_an_epoch_from_an_earlier_release_resumes(blobs, tmp_path):
     assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in expected]
 
 
+def test_a_checkpoint_that_a_kill_left_is_deleted(blobs, tmp_path):
+    """It came after the last save, and before the deletion of what is kept no longer."""
+    settings = recipe(epochs=3)
+    run(small_network(), blobs, tmp_path, settings)
+    folder = tmp_path / "checkpoints"
+    kept = sorted(path.name for path in folder.iterdir())
+    shutil.copytree(folder / kept[-1], folder / "epoch-0003-step-000002")
+    run(small_network(), blobs, tmp_path, settings)
+    assert sorted(path.name for path in folder.iterdir()) == kept
+
+
 def test_half_a_checkpoint_that_a_kill_left_is_cleared(blobs, tmp_path, monkeypatch):
     """Of a new one, and of an old one that was being deleted; the next session has neither."""
     folder, deleted = tmp_path / "checkpoints", []

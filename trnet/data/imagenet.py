@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from trnet.data import crops
 from trnet.data.images import Undecodable, faults, list_images
-from trnet.data.recordio import open_records
+from trnet.data.records import open_records
 from trnet.data.source import Batch, DataSource, Request
 from trnet.data.threads import map_ahead
 from trnet.errors import UserError

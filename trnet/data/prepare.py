@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from trnet.data import recordio
 from trnet.data.images import Listing, Undecodable, faults, for_mxnet, list_images
+from trnet.data.records import VERSION, Index, Records, open_records, read_lines, read_note
 from trnet.data.threads import map_ahead
 from trnet.errors import UserError
 from trnet.files import Sealed, check_seal, described, read_json, sealed, sync, write_aside
@@ -113,12 +114,12 @@ def check(output: Path, jobs: int = 1, show: bool = True) -> int:
     rec = output.with_name(f"{output.name}.rec")
     if not rec.is_file():
         raise UserError(f"{rec}: expected records to check, got no such file")
-    records, _ = recordio.open_records(rec, jobs)
+    records, _ = open_records(rec, jobs)
     _refuse_damaged(records, jobs, show)
     return len(records)
 
 
-def _refuse_damaged(records: recordio.Records, jobs: int, show: bool) -> None:
+def _refuse_damaged(records: Records, jobs: int, show: bool) -> None:
     damaged = []
     found = faults(records.read, range(len(records)), jobs)
     with closing(found), _bar("verify", len(records), show=show) as bar:
@@ -192,8 +193,8 @@ class _Work:
                     f"{self.source}: expected images, got {len(skipped)} files that are none: "
                     f"{file} {reason}"
                 )
-            index = recordio.read_lines(lines_partial)
-            self._check_records(recordio.Records(rec_partial, index, self.jobs), skipped)
+            index = read_lines(lines_partial)
+            self._check_records(Records(rec_partial, index, self.jobs), skipped)
             self._write_beside(index, skipped, rec_partial.stat().st_size)
             rec_partial.rename(rec)  # last: if it is there, all others are
             sync(rec.parent)
@@ -202,20 +203,20 @@ class _Work:
     def verify(self) -> dict[str, str]:
         """Refuse finished records that are damaged, or were made of something else."""
         rec = self.beside("rec")
-        records, _ = recordio.open_records(rec, self.jobs)
+        records, _ = open_records(rec, self.jobs)
         if not self.beside("json").is_file():
             raise UserError(
                 f"{rec}: expected {self.beside('json').name} beside it, got none; choose another "
                 f"output, or delete {rec.name} to make it again"
             )
-        self._check_made_of(recordio.read_note(rec), rec)
+        self._check_made_of(read_note(rec), rec)
         content = self.beside("skipped.txt").read_bytes()
         lines = content.decode(errors="surrogateescape").split("\n")[:-1]
         skipped = {file: reason for file, _, reason in (line.rpartition("\t") for line in lines)}
         self._check_records(records, skipped)
         return skipped
 
-    def _check_records(self, records: recordio.Records, skipped: dict[str, str]) -> None:
+    def _check_records(self, records: Records, skipped: dict[str, str]) -> None:
         """Refuse records that are not those of the files that were not skipped."""
         positions = (p for p in range(len(self.order)) if self.file(p) not in skipped)
         labels = {position: self.label(position) for position in positions}
@@ -227,7 +228,7 @@ class _Work:
             )
         _refuse_damaged(records, self.jobs, self.show)
 
-    def _write_beside(self, index: recordio.Index, skipped: dict[str, str], size: int) -> None:
+    def _write_beside(self, index: Index, skipped: dict[str, str], size: int) -> None:
         """Write all files but the records; the note, which describes the others, last."""
         texts = {
             "idx": index.text,
@@ -240,7 +241,7 @@ class _Work:
         sync(self.beside("crc32"))
         described_files = {suffix: described(self.beside(suffix)) for suffix in (*texts, "crc32")}
         note = {
-            "version": recordio.VERSION,
+            "version": VERSION,
             **self._made_of,
             "size": size,
             "beside": described_files,

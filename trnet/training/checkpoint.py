@@ -138,9 +138,15 @@ def save(
         _delete(target)
     aside.rename(target)
     sync(folder)
-    whole, parts = _whole(folder), _all(folder)[-_KEPT:] if within else []
+    prune(folder)
+
+
+def prune(folder: Path) -> None:
+    """Delete what is neither recent nor the best; parts of an epoch only once it is whole."""
+    everything, whole = _all(folder), _whole(folder)
+    parts = everything[-_KEPT:] if everything and everything[-1] not in whole else []
     kept = {*whole[-_KEPT:], *parts, best(folder)}
-    for path in _all(folder):
+    for path in everything:
         if path not in kept:
             _delete(path)
 

@@ -94,6 +94,7 @@ class Saving:
             checkpoint.load_trainer(last, self._network, self._trainer, self._seed, decided)
         self._workers.agree("the epoch of the last checkpoint", len(self.metrics))
         if self._workers.writes:
+            checkpoint.prune(self._checkpoints)
             write_metrics(self._folder, self.metrics)
         else:  # the first worker counts what one worker alone has done of an epoch
             self.done = {**self.done, "images": 0, "loss": 0.0}
