@@ -91,6 +91,15 @@ def test_what_is_not_measured_corrects_nothing():
     assert measured.p_value == judge([found(change(0.5, 0.3))])[0].p_value
 
 
+def test_a_single_seed_corrects_nothing_and_shows_no_p():
+    alone = found(change(0.1, 0.3), low=-0.25)
+    single = found(Measurement(0.4, None, 1))
+    together = judge([alone, single, single])
+    assert together[0].p_value == judge([alone])[0].p_value
+    rows = [line.split("|") for line in details(together).splitlines()[2:]]
+    assert sorted(bool(row[4].strip()) for row in rows) == [False, False, True]
+
+
 def findings() -> list[Finding]:
     common = {"source": "a talk", "tested_by": (TEST,)}
     gain = Claim(claim="gains", published="+1", low=0, **common)

@@ -62,8 +62,12 @@ class Finding:
 
 
 def judge(findings: Sequence[Finding]) -> list[Finding]:
-    """Give findings that are judged together their p-values, with Holm's correction."""
-    alone = {i: p_value(f.change, f.claim) for i, f in enumerate(findings) if f.change is not None}
+    """Give findings that are judged together their p-values, with Holm's correction.
+
+    A single seed can decide nothing, so it is not counted.
+    """
+    judged = {i: f for i, f in enumerate(findings) if f.change and f.change.seeds > 1}
+    alone = {i: p_value(f.change, f.claim) for i, f in judged.items()}
     corrected, largest = {}, 0.0
     for done, i in enumerate(sorted(alone, key=alone.__getitem__)):
         corrected[i] = largest = max(largest, min(1.0, (len(alone) - done) * alone[i]))
@@ -92,7 +96,7 @@ def details(findings: Sequence[Finding]) -> str:
             "Claim": [f.claim.claim for f in order],
             "Verdict": [f.verdict for f in order],
             "Change of Top-1, points": [measured(f.change, signed=True) for f in order],
-            "p": ["" if f.change is None else f"{f.p_value:.3f}" for f in order],
+            "p": [f"{f.p_value:.3f}" if f.change and f.change.seeds > 1 else "" for f in order],
             "Claimed": [_range(f.claim) for f in order],
             "Experiment": [f.comparison.experiment for f in order],
             "Against": [f.comparison.against for f in order],
