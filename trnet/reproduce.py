@@ -15,8 +15,10 @@ from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
+from tqdm import tqdm
+
 from trnet.config import Config
-from trnet.errors import Diverged, UserError
+from trnet.errors import Diverged, Stopped, UserError
 from trnet.report.write import write_report
 from trnet.result import Result, write_failure
 from trnet.run_folder import earlier_result, run_folder, standing
@@ -173,12 +175,15 @@ def _train_in_pool(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Re
                     yield futures.pop(future), future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            children, deadline = active_children(), time.monotonic() + GRACE
-            for process in children:
-                process.terminate()  # it saves a checkpoint first
-            for process in children:
-                process.join(max(0.0, deadline - time.monotonic()))
-                process.kill()
+            children = active_children()
+            try:
+                for process in children:
+                    process.terminate()  # it saves a checkpoint first
+                for process in children:
+                    process.join()
+            finally:  # after another signal
+                for process in children:
+                    process.kill()
             raise
 
 
@@ -195,10 +200,13 @@ def _train(config: Config, baseline: Config | None, runs: Path, devices: str) ->
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
+    if _STOP:  # it is handed the next run when it has stopped one
+        raise Stopped("stopped", _STOP.signal)
     try:
         write_failure(run_folder(runs, config), config.hash, None)
         contexts = parse_devices(devices)
-        return experiment.train(config, baseline, runs, contexts, show=False, stop=_STOP)
+        with heard(_STOP, GRACE):
+            return experiment.train(config, baseline, runs, contexts, show=False, stop=_STOP)
     except UserError as error:
         return error
     except OSError as error:  # such as a full disk
@@ -210,6 +218,8 @@ def _follow_parent() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _STOP)
+    # tqdm's own lock is a semaphore of the system. If this process is killed, Python warns of it.
+    tqdm.set_lock(threading.RLock())
 
     def exit_with_parent() -> None:
         parent_process().join()

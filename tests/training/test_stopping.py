@@ -126,25 +126,32 @@ def test_signals_are_heard_and_given_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def stopped_in(body: str) -> subprocess.CompletedProcess:
+    """Run a body in a process that got a signal half a second ago, at most."""
+    code = (
+        "import os, signal, time\n"
+        "from trnet.training.stopping import Stop, heard\n"
+        "stop = Stop()\n"
+        "with heard(stop, 0.5):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    {body}\n"
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_a_process_that_does_not_end_is_ended():
     """A handler alone would wait until a call into MXNet returns."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import os, signal, threading\n"
-            "from trnet.training.stopping import Stop, heard\n"
-            "with heard(Stop(), 0.5):\n"
-            "    os.kill(os.getpid(), signal.SIGTERM)\n"
-            "    while True: pass\n",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = stopped_in("while True: pass")
     assert done.returncode == 143
     assert done.stderr.startswith("ended 0.5 seconds after a signal") and done.stdout == ""
+
+
+def test_a_checkpoint_that_is_being_written_is_waited_for():
+    done = stopped_in("stop.is_saving = True; time.sleep(1.5); print('written')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "written\n", "")
+    done = stopped_in("stop.is_saving = True; time.sleep(1); stop.is_saving = False; time.sleep(9)")
+    assert done.returncode == 143
 
 
 def test_what_was_ignored_stays_ignored():
@@ -182,10 +189,10 @@ def test_the_command_ends_with_a_checkpoint_and_says_how_to_resume(name, code, t
 
 
 def test_reproduce_ends_with_its_runs(tmp_path):
-    """One signal to the parent: every run saves a checkpoint, and nothing else is said."""
+    """One signal: every run saves a checkpoint, no other begins, and nothing else is said."""
     suite = tmp_path / "configs/toy"
     suite.mkdir(parents=True)
-    for name in ("one", "two"):
+    for name in ("one", "two", "waits"):
         (suite / f"{name}.yaml").write_text(
             f"name: {name}\ndataset: {{name: mnist}}\n"
             "model: {backbone: small_vgg2, head: {type: dense}}\n"
@@ -204,3 +211,4 @@ def test_reproduce_ends_with_its_runs(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
     assert said.splitlines() == ["stopped; the same command resumes from there"]
+    assert not (tmp_path / "runs/toy/waits").exists()

@@ -37,9 +37,9 @@ _NOT_DECAYED = ("bias", "gamma", "beta")
 # MXNet's SGD can update several parameters in one call, but looks each of them up for every element
 # of the largest: this halves the time of small ones, and doubles that of a large dense layer.
 _UPDATED_AT_ONCE, _LARGE = 16, 2**16
-# How far, in batches and in bytes of images, Python may run ahead of the computation. Waiting for
-# every batch costs a small network a fifth of its time.
-_BATCHES_AHEAD, _BYTES_AHEAD = 16, 2**22
+# How far, in batches, bytes of images and seconds, Python may run ahead of the computation. Waiting
+# for every batch costs a small network a fifth of its time; a signal waits for all that is queued.
+_BATCHES_AHEAD, _BYTES_AHEAD, _SECONDS_AHEAD = 16, 2**22, 1.0
 _WORTH_SAVING = 10.0  # seconds of training, before a validation that may fail
 _LOSS = "the loss is no longer finite in"
 _SINGULAR = "the input matrix is non-convertible"  # MXNet's, of a matrix without an inverse
@@ -304,6 +304,7 @@ def train_epoch(
                 raise FloatingPointError(f"{_LOSS} step {step} of")
 
     batches = iter(batches)
+    ahead, read_at = 1, time.monotonic()
     for step, rate in enumerate(rates, done["step"] + 1):
         n_batches = 0
         for batch in islice(batches, recipe.accumulate):
@@ -317,11 +318,13 @@ def train_epoch(
             # MXNet has queued the batch, not computed it. To read a loss waits for its batch, so
             # the losses of earlier ones are read while at least as many later ones are queued.
             under_way.append((step, losses))
-            ahead = _batches_ahead(batch[0])
-            if len(under_way) == 2 * ahead:
-                read(under_way[:ahead])
-                del under_way[:ahead]
-                progress.advance(ahead * batch_size, rate)
+            n_read = len(under_way) - ahead
+            if n_read >= ahead:
+                read(under_way[:n_read])
+                del under_way[:n_read]
+                progress.advance(n_read * batch_size, rate)
+                before, read_at = read_at, time.monotonic()
+                ahead = _batches_ahead(batch[0], (read_at - before) / n_read)
         if n_batches == 0:
             break
         trainer.set_learning_rate(rate)
@@ -352,9 +355,10 @@ def _all_finite(trainer: gluon.Trainer) -> bool:
     return all_finite(p.list_grad()[0] for p in trainer._params if p.grad_req != "null")
 
 
-def _batches_ahead(images: mx.nd.NDArray) -> int:
+def _batches_ahead(images: mx.nd.NDArray, seconds: float) -> int:
+    """How many batches to queue, from the images of one and the seconds that one takes."""
     n_bytes = images.size * np.dtype(images.dtype).itemsize
-    return max(1, min(_BATCHES_AHEAD, _BYTES_AHEAD // n_bytes))
+    return int(max(1, min(_BATCHES_AHEAD, _BYTES_AHEAD // n_bytes, _SECONDS_AHEAD / seconds)))
 
 
 def _total(losses: list[mx.nd.NDArray]) -> float:

@@ -158,15 +158,19 @@ class Saving:
 
     def _save(self, within: checkpoint.Within | None) -> None:
         if self._workers.writes:
-            checkpoint.save(
-                self._checkpoints,
-                self._network,
-                self._trainer,
-                self.metrics,
-                self._seed,
-                self._hash_until(len(self.metrics) + (within is not None)),
-                within,
-            )
+            self._stop.is_saving = True
+            try:
+                checkpoint.save(
+                    self._checkpoints,
+                    self._network,
+                    self._trainer,
+                    self.metrics,
+                    self._seed,
+                    self._hash_until(len(self.metrics) + (within is not None)),
+                    within,
+                )
+            finally:
+                self._stop.is_saving = False
         self._saved = time.monotonic()
 
 

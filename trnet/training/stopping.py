@@ -15,7 +15,7 @@ from trnet.errors import Stopped
 
 Handler = Callable[[int, Optional[FrameType]], None]
 
-GRACE = 10.0  # seconds in which a process has to end, before it is ended
+GRACE = 10.0  # seconds in which a training has to end, or to begin its checkpoint
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -26,10 +26,13 @@ class Stop:
     ----------
     signal : int or None
         The signal's number.
+    is_saving : bool
+        Whether a checkpoint is being written.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.is_saving = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -55,10 +58,11 @@ def heard(handler: Handler, grace: float | None = None) -> Iterator[None]:
     Parameters
     ----------
     handler : callable
-        As :func:`signal.signal` takes it.
+        As :func:`signal.signal` takes it; with a grace, a :class:`Stop`.
     grace : float, optional
         Seconds after a signal in which this context has to be left; then the process is ended. A
-        handler alone would wait for ever for MXNet to come back.
+        handler alone would wait for ever for MXNet to come back. A checkpoint that is being written
+        is waited for: one of a large network takes longer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -70,7 +74,9 @@ def heard(handler: Handler, grace: float | None = None) -> Iterator[None]:
     woken_before = signal.set_wakeup_fd(writing)
     left = threading.Event()
     if grace is not None:
-        watch = threading.Thread(target=_end_after, args=(grace, reading, left), daemon=True)
+        watch = threading.Thread(
+            target=_end_after, args=(grace, reading, left, handler), daemon=True
+        )
         watch.start()
     try:
         yield
@@ -85,10 +91,14 @@ def heard(handler: Handler, grace: float | None = None) -> Iterator[None]:
         os.close(reading)
 
 
-def _end_after(grace: float, reading: int, left: threading.Event) -> None:
+def _end_after(grace: float, reading: int, left: threading.Event, stop: Stop) -> None:
     """End the process some seconds after its first signal, unless it left its context before."""
     numbers = os.read(reading, 1)  # Python writes them from C, whatever the main thread does
-    if numbers and numbers[0] in _SIGNALS and not left.wait(grace):
+    if not numbers or numbers[0] not in _SIGNALS:
+        return
+    while not left.wait(grace):
+        if stop.is_saving:
+            continue
         line = f"ended {grace:g} seconds after a signal; the same command resumes at a checkpoint"
         try:
             os.write(sys.stderr.fileno(), f"{line}\n".encode())
