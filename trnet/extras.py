@@ -13,6 +13,7 @@ from trnet.errors import MissingStack
 PACKAGES = {
     "PIL": "pillow",
     "gluoncv": "gluoncv",
+    "joblib": "joblib",
     "matplotlib": "matplotlib",
     "mlxtend": "mlxtend",
     "mxnet": "mxnet",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from trnet import threads
 from trnet.config import Config
 from trnet.errors import Diverged, Stopped, UserError
 from trnet.report.write import write_report
@@ -107,12 +108,12 @@ def train_missing(
         for place, (config, outcome) in enumerate(zip(wanted, outcomes))
         if outcome is None
     }
-    cores = len(os.sched_getaffinity(0))
-    jobs = jobs or (cores if on_cpu else 1)
-    begin = time.monotonic()
+    jobs = jobs or (threads.cores() if on_cpu else 1)
     # The last digits of a result depend on the number of threads, so that number must not depend
     # on how many runs are missing.
-    trained = _train_all(tasks, jobs, threads=max(1, cores // jobs))
+    threads.use_cores(share=jobs)
+    begin = time.monotonic()
+    trained = _train_all(tasks, jobs)
     for done, (place, outcome) in enumerate(trained, start=1):
         config, outcomes[place] = wanted[place], outcome
         minutes = (time.monotonic() - begin) / done * (len(tasks) - done) / 60
@@ -138,11 +139,8 @@ def _earlier(config: Config, runs: Path) -> Result | UserError | None:
         return error
 
 
-def _train_all(
-    tasks: dict[int, tuple], jobs: int, threads: int
-) -> Iterator[tuple[int, Result | UserError]]:
+def _train_all(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Result | UserError]]:
     """Run tasks in child processes; yields the key of each, and its result or why it has none."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     left, suspected = dict(tasks), []
     while left:
         batch = [suspected.pop(0)] if suspected else [*left]

@@ -105,7 +105,7 @@ class Result(TypedDict):
     processor : str
         The CPU and its cores, or the GPUs.
     threads : str
-        ``OMP_NUM_THREADS``, or that MXNet chose.
+        That MXNet computed with: see :func:`trnet.threads.in_use`.
     workers : int
         Processes that trained together.
     fit : Fit

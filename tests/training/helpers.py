@@ -49,12 +49,20 @@ def small_network(dropout: float = 0.0) -> nn.HybridSequential:
 
 
 def run(
-    network, source, folder, settings=None, shape=(1, 4, 4), compute=CPU, stop=None, log=None
+    network,
+    source,
+    folder,
+    settings=None,
+    shape=(1, 4, 4),
+    compute=CPU,
+    stop=None,
+    log=None,
+    show=False,
 ) -> list[dict]:
     """Train a fresh network in a folder, from seed 0; returns its metrics."""
     settings = settings or recipe()
     loop.initialize(network, shape, 0, compute)
-    progress = Progress("test", settings.epochs, 40, show=False)
+    progress = Progress("test", settings.epochs, 40, show)
     identity = 0, compute, folder, progress, lambda epoch: "a hash"
     return loop.train(network, source, 3, settings, *identity, stop, log)
 

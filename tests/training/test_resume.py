@@ -43,6 +43,17 @@ def test_a_run_resumes_bit_for_bit(blobs, tmp_path):
         assert [row[key] for row in metrics] == [row[key] for row in expected]
 
 
+def test_another_number_of_threads_is_said(blobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    run(small_network(), blobs, tmp_path, recipe(epochs=1))
+    run(small_network(), blobs, tmp_path, recipe(epochs=2), show=True)
+    assert "threads" not in capsys.readouterr().err
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run(small_network(), blobs, tmp_path, recipe(epochs=3), show=True)
+    said = capsys.readouterr().err.splitlines()
+    assert "test: threads: 2 until now, 1 from here; the last digits may differ" in said
+
+
 def script(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
 

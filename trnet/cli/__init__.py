@@ -50,6 +50,7 @@ COMMANDS = {
 }
 
 _LONG = ("train", "reproduce", "tune", "compress", "prepare")  # whose result is a file
+_COMPUTING = ("train", "evaluate", "compress", "export")  # in this process
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.command in _LONG:
             streams.let_last()
         with named_if_missing(f"trnet {options.command}"):
+            if options.command in _COMPUTING and "mxnet" not in sys.modules:
+                from trnet.threads import use_cores
+
+                use_cores()
             COMMANDS[options.command].run(options)
         sys.stdout.flush()
     except UserError as error:

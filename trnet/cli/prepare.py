@@ -66,7 +66,9 @@ def run(options: Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 1 <= value <= largest:
             raise UserError(f"--{name}: expected an integer from 1 to {largest}, got {value}")
-    jobs = options.jobs or len(os.sched_getaffinity(0))
+    from trnet.threads import cores
+
+    jobs = options.jobs or cores()
     # MXNet, which tries images that are no JPEG, has as many threads as this says when it loads.
     os.environ.setdefault("MXNET_CPU_WORKER_NTHREADS", str(jobs))
     if options.check is not None:

@@ -22,6 +22,7 @@ from mxnet.gluon import HybridBlock, Parameter, Trainer
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
+from trnet import threads
 from trnet.errors import UserError
 from trnet.files import File, check_described, described, naming, read_json, sync
 from trnet.optimize import state_arrays
@@ -77,6 +78,8 @@ class State(TypedDict):
         How often each parameter was updated, by its place in the network.
     numbers : dict of str to float
         What the optimiser keeps beside arrays.
+    threads : str
+        That the steps were computed with: see :func:`trnet.threads.in_use`.
     """
 
     version: int
@@ -87,6 +90,7 @@ class State(TypedDict):
     metrics: list[Epoch]
     updates: dict[str, Annotated[int, Field(ge=0)]]
     numbers: dict[str, float]
+    threads: NotRequired[str]
 
 
 def save(
@@ -126,6 +130,7 @@ def save(
         "metrics": metrics,
         "updates": {names[i]: n for i, n in optimizer._index_update_count.items()},
         "numbers": _numbers(optimizer),
+        "threads": threads.in_use(),
     }
     with naming(aside / _STATE):
         (aside / _STATE).write_text(json.dumps(state))
@@ -227,6 +232,11 @@ def load_metrics(checkpoint: Path) -> list[dict]:
 def load_within(checkpoint: Path) -> Within | None:
     """Where in an epoch a checkpoint is; None after a whole one."""
     return _load_state(checkpoint)["within"]
+
+
+def load_threads(checkpoint: Path) -> str:
+    """The threads that a checkpoint was computed with; this process's if it does not say so."""
+    return _load_state(checkpoint).get("threads", threads.in_use())
 
 
 def load_network(checkpoint: Path, network: HybridBlock, devices: list) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from mxnet import gluon
 from mxnet.gluon import HybridBlock
 
+from trnet import threads
 from trnet.errors import Stopped
 from trnet.files import naming, write_aside
 from trnet.training import checkpoint
@@ -92,6 +93,9 @@ class Saving:
             begun = len(self.metrics) + (self.done["step"] > 0)
             decided = self._hash_until(begun)
             checkpoint.load_trainer(last, self._network, self._trainer, self._seed, decided)
+            before, now = checkpoint.load_threads(last), threads.in_use()
+            if before != now:
+                say(f"threads: {before} until now, {now} from here; the last digits may differ")
         self._workers.agree("the epoch of the last checkpoint", len(self.metrics))
         if self._workers.writes:
             checkpoint.prune(self._checkpoints)

@@ -1,0 +1,35 @@
+"""Threads: how many there are to compute with.
+
+MXNet and OpenMP read the environment when they are loaded. A library leaves it to its user, so only
+commands set it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import joblib
+
+
+def cores() -> int:
+    """Cores that this process may use, by its affinity and its container's quota."""
+    return joblib.cpu_count()
+
+
+def use_cores(share: int = 1) -> None:
+    """Let MXNet compute with a share of the cores, unless the user chose a number of threads.
+
+    Without it, MXNet takes half of the machine's. It reads the number when it is imported: of a
+    process that has imported it, only the children are changed.
+
+    Parameters
+    ----------
+    share : int
+        Between how many processes the cores are divided.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // share)))
+
+
+def in_use() -> str:
+    """The number of threads that MXNet computes with, as far as the environment says so."""
+    return os.environ.get("OMP_NUM_THREADS", "MXNet's default")
