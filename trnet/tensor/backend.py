@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,9 @@ from trnet.errors import MissingStack
 from trnet.tensor import cuda
 
 SUPPORTED_PYTHONS = ((3, 9), (3, 10), (3, 11))
+# MXNet imports these if they are there, which takes as long as most of its own import: for the base
+# class of its FeedForward, and for the calibration of its quantisation. No command uses either.
+_TAKEN_ALONG = ("sklearn", "scipy.stats") if "TRNET_COMMAND" in os.environ else ()
 
 
 def _explain(error: Exception) -> str:
@@ -44,10 +47,23 @@ def _check_surroundings() -> None:
             raise MissingStack(f"{name}: expected a number of threads ≥ 1, got {text!r}")
 
 
+@contextmanager
+def _hidden(names: Iterable[str]) -> Iterator[None]:
+    """Let modules that are not imported yet be missing."""
+    names = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(names))
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+
+
 try:
     _check_surroundings()
     cuda.preload()
-    import mxnet as mx
+    with _hidden(_TAKEN_ALONG):
+        import mxnet as mx
 except MissingStack:
     raise
 except (ImportError, OSError, AttributeError) as error:
