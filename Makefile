@@ -9,7 +9,7 @@
 #                 the CPU, measure them and train on it, into results/gpu; some 5 minutes.
 # make audit:     set up bandit and pip-audit in an environment of their own, and look for insecure code
 #                 and for packages with known faults.
-# make soak:      set up, try to lose runs in some thousand ways, into results/reliability.md; two hours.
+# make soak:      set up, try to lose runs in some thousand ways, into results/reliability.md; an hour.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
 
 CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3 python)

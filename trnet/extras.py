@@ -19,6 +19,7 @@ PACKAGES = {
     "mxnet": "mxnet",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
+    "orjson": "orjson",
     "pydantic": "pydantic",
     "ruamel": "ruamel.yaml",
     "ruamel.yaml": "ruamel.yaml",

@@ -9,6 +9,7 @@ import argparse
 import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import tabulate
@@ -30,8 +31,14 @@ def main() -> None:
         arguments.add_argument(f"--{name}", type=type(default), default=default)
     arguments.add_argument("--output", type=Path, default=Path("results/reliability.md"))
     options = arguments.parse_args()
-    tallies, longs = [], []
-    with tempfile.TemporaryDirectory() as name:
+    tallies = []
+    # The long trainings go on beside the trials, and what they take of the processor is measured.
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:
+        forms = ("arrays", "records") if options.minutes else ()
+        under_way = [
+            pool.submit(long.train, Path(name) / form, form, options.minutes / len(forms))
+            for form in forms
+        ]
         bench = Bench(Path(name))
         for source in (
             kills.all_of(bench, options.kills, options.disks),
@@ -41,9 +48,7 @@ def main() -> None:
             for tally in source:
                 tallies.append(tally)
                 print(tally.what, dict(tally.ends), *tally.wrong[:5], sep="\n  ", flush=True)
-        for form in ("arrays", "records") if options.minutes else ():
-            longs.append(long.train(Path(name) / form, form, options.minutes / 2))
-            print(longs[-1], flush=True)
+        longs = [future.result() for future in under_way]
     given = " ".join(f"--{name} {getattr(options, name):g}" for name in COUNTS)
     text = report(tallies, longs, f"PYTHONPATH=tests python -m soak {given}")
     options.output.write_text(text, encoding="utf-8")
@@ -66,7 +71,7 @@ def report(tallies: list[Tally], longs: list[Long], command: str) -> str:
         {
             "From": run.form,
             "Epochs": run.epochs,
-            "ms per epoch": _by_part([1000 * s for s in run.seconds], "{:.1f}"),
+            "ms of a core per epoch": _by_part([1000 * s for s in run.seconds], "{:.1f}"),
             "MiB": _by_part(run.memory, "{:.0f}"),
             "Open files": _by_part(run.files, "{:.0f}"),
             "Threads": _by_part(run.threads, "{:.0f}"),
@@ -94,7 +99,7 @@ def report(tallies: list[Tally], longs: list[Long], command: str) -> str:
 _BEGUN = time.monotonic()
 _LONG = (
     "Epochs of 80 images from arrays, and of 40 JPEG images from records, each with a scoring and "
-    "a checkpoint; the time in six equal parts, without its first twentieth."
+    "a checkpoint, beside the trials; in six equal parts of the time, without its first twentieth."
 )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from soak.experiment import run_folder, write_config
@@ -31,7 +32,8 @@ class Long:
         Where its images are from.
     epochs : int
     seconds, memory, files, threads : list of float
-        Seconds per epoch, and the medians of the MiB, open files and threads, by part.
+        Seconds of a processor per epoch, whatever else the machine does, and the medians of the
+        MiB, open files and threads, by part.
     """
 
     form: str
@@ -43,8 +45,9 @@ class Long:
 
     @property
     def wrong(self) -> list[str]:
-        """What grew: none of it may. The time per epoch is shown, as others use the machine too."""
+        """What grew: none of it may."""
         grown = {
+            "the time per epoch": self.seconds[-1] > 1.15 * self.seconds[1],
             "memory": self.memory[-1] > 1.1 * self.memory[1],
             "open files": self.files[-1] > self.files[0] + 2,
             "threads": self.threads[-1] > self.threads[0],
@@ -67,19 +70,20 @@ def train(folder: Path, form: str, minutes: float) -> Long:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    metrics, proc = run_folder(folder / form) / "metrics.jsonl", Path(f"/proc/{process.pid}")
-    deadline, seen, lines = time.monotonic() + 60 * minutes, [], 0
+    metrics, watched = run_folder(folder / form) / "metrics.jsonl", psutil.Process(process.pid)
+    seen, lines = [], 0
     try:
         while not metrics.exists():
             assert process.poll() is None, f"the training from {form} ended"
             time.sleep(0.05)
+        deadline = time.monotonic() + 60 * minutes
         with metrics.open() as file:
             while time.monotonic() < deadline and process.poll() is None:
                 lines += sum(1 for line in file if line.endswith("\n"))
-                pages = int((proc / "statm").read_text().split()[1])
-                memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-                counts = (len(os.listdir(proc / name)) for name in ("fd", "task"))
-                seen.append((time.monotonic(), lines, memory, *counts))
+                with watched.oneshot():
+                    times, memory = watched.cpu_times(), watched.memory_info().rss / 2**20
+                    counts = watched.num_fds(), watched.num_threads()
+                seen.append((times.user + times.system, lines, memory, *counts))
                 time.sleep(min(1.0, minutes))
         process.terminate()
         assert process.wait(timeout=60) == 128 + signal.SIGTERM

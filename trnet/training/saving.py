@@ -98,7 +98,7 @@ class Saving:
                 say(f"threads: {before} until now, {now} from here; the last digits may differ")
         self._workers.agree("the epoch of the last checkpoint", len(self.metrics))
         if self._workers.writes:
-            checkpoint.prune(self._checkpoints)
+            checkpoint.prune(self._checkpoints, self.metrics)
             write_metrics(self._folder, self.metrics)
         else:  # the first worker counts what one worker alone has done of an epoch
             self.done = {**self.done, "images": 0, "loss": 0.0}
