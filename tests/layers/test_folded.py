@@ -68,12 +68,14 @@ def test_published_layers_have_a_constant_for_each_product():
     trl.initialize()
     folded = trl.folded()
     shapes = [p.shape for name, p in folded.collect_params().items() if "product" in name]
-    assert sorted(shapes) == sorted([(1, 49), (2048, 200), (1000, 200)])
+    assert sorted(shapes) == sorted([(1, 49), (200, 2048), (1000, 200)])
     assert (
         sum(prod(s.before) * s.produced for s in folded.plan().steps)
         == 2048 * (49 + 200) + 200 * 1000
     )
-    assert operators(folded) == ["Reshape", "FullyConnected", "Flatten", "dot", "FullyConnected"]
+    # A matrix that is transposed once is multiplied faster, which MXNet's `dot` is not.
+    products = ["Reshape", "FullyConnected", "Flatten", "FullyConnected", "FullyConnected"]
+    assert operators(folded) == products
     tcl = TCL((384, 5, 5), (512, 7, 7))
     tcl.initialize()
     assert operators(tcl.folded()) == ["Reshape", "FullyConnected", "Reshape", "Convolution"]
