@@ -67,11 +67,11 @@ def measure(runs: list[Path]) -> list[dict]:
 
 def _engines(run: Path) -> Iterator[tuple[Callable[[int], Callable[[], None]], int, float]]:
     """For each engine: what makes a call for a batch, the bytes on disk, and Top-1."""
-    import mxnet as mx
     from mxnet.contrib.quantization import quantize_net
 
     from trnet import config, experiment, fold, inference
     from trnet.export import load_exported
+    from trnet.tensor.backend import mx
     from trnet.training import checkpoint
 
     chosen = config.load(run / "config.yaml")
@@ -118,7 +118,7 @@ def _onnx_call(file: Path, images: np.ndarray) -> Callable[[int], Callable[[], N
 
 
 def _mxnet_call(network, images: np.ndarray) -> Callable[[int], Callable[[], None]]:
-    import mxnet as mx
+    from trnet.tensor.backend import mx
 
     return lambda batch: lambda: network(mx.nd.array(images[:batch])).wait_to_read()
 

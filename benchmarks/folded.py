@@ -54,9 +54,8 @@ def main() -> None:
 
 def measure(case: Case) -> list[dict]:
     """Rows of a case: its time and the dense head's, by engine and batch."""
-    import mxnet as mx
-
     from trnet import export_onnx, fold
+    from trnet.tensor.backend import mx
 
     rows = []
     for batch in BATCHES:

@@ -49,9 +49,8 @@ def main() -> None:
 
 def measure(run: Path) -> Iterator[dict]:
     """Top-1 of a run's network with each head, by ingredient."""
-    import mxnet as mx
-
     from trnet import experiment
+    from trnet.tensor.backend import mx
     from trnet.training import checkpoint
 
     chosen = config.load(run / "config.yaml")

@@ -75,10 +75,9 @@ def make_config(head: str, penalty: float, seed: int) -> Config:
 
 def truncated(chosen: Config, runs: Path) -> Iterator[dict]:
     """A trained head, cut at every tolerance: its rank, its weights and its Top-1."""
-    import mxnet as mx
-
     from trnet import experiment
     from trnet.run_folder import run_folder
+    from trnet.tensor.backend import mx
     from trnet.training import checkpoint
 
     dataset = experiment.find_dataset(chosen)

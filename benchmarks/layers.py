@@ -25,11 +25,12 @@ from itertools import product
 from math import prod
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 from cases import BATCHES, CASES, COPIED, GROWTH, MODES, Case
 from mxnet.gluon import HybridBlock, nn
 from timing import in_own_process, read_csv, rows_of, take_turns, write_csv
+
+from trnet.tensor.backend import mx
 
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
 MIB = 2**20

@@ -54,10 +54,10 @@ def measure(path: Path, rounds: int, steps: int) -> list[dict]:
 
 def make_epochs(chosen: config.Config, steps: int) -> dict[str, Callable[[], None]]:
     """Epochs of some steps, each kind by its name."""
-    import mxnet as mx
     from mxnet import autograd, gluon
 
     from trnet import experiment
+    from trnet.tensor.backend import mx
     from trnet.training import loop
     from trnet.training.devices import Compute
     from trnet.training.optimizers import make_optimizer

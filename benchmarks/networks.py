@@ -77,7 +77,7 @@ def main() -> None:
 
 def take_turns(configs: Sequence[Config], batch: int, rounds: int) -> list[dict]:
     """Seconds of training steps and of forwards, one list per config, measured turn by turn."""
-    import mxnet as mx
+    from trnet.tensor.backend import mx
 
     steps = [make_steps(c, batch) for c in configs]
     seconds = [{"train": [], "forward": []} for _ in configs]
@@ -97,9 +97,8 @@ def take_turns(configs: Sequence[Config], batch: int, rounds: int) -> list[dict]
 
 def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
     """A training step and a forward of an experiment, on one synthetic batch."""
-    import mxnet as mx
-
     from trnet import experiment
+    from trnet.tensor.backend import mx
     from trnet.training import loop
     from trnet.training.devices import Compute
     from trnet.training.progress import Progress
@@ -128,7 +127,7 @@ def make_steps(chosen: Config, batch: int) -> dict[str, Callable]:
 
 def peak_memory(chosen: Config, batch: int) -> float:
     """Peak memory, in MiB, of a process that trains for a few steps."""
-    import mxnet as mx
+    from trnet.tensor.backend import mx
 
     step = make_steps(chosen, batch)["train"]
     for _ in range(MEMORY_STEPS):

@@ -14,10 +14,11 @@ import os
 import tempfile
 from pathlib import Path
 
-import mxnet as mx
 from cases import CASES, Case
 from layers import machine, run, ways, yardsticks
 from timing import in_own_process, write_csv
+
+from trnet.tensor.backend import mx
 
 TURNS = 40
 # What is the backbone's, or no operator: calls of MXNet's library, and the freeing of arrays.

@@ -20,11 +20,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 from cases import BATCHES, CASES, MODES, Case
 from layers import Behind, First, machine, run, ways, yardsticks
 from timing import in_own_process, rows_of, timed, write_csv
+
+from trnet.tensor.backend import mx
 
 TIMES = 4  # a turn
 

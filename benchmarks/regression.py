@@ -94,10 +94,10 @@ def test_error(weight: np.ndarray, seed: int) -> float:
 
 def train(rank: int | None, samples: int, seed: int) -> np.ndarray:
     """The weight (8, 8) that a model learns; without a rank it is a dense layer."""
-    import mxnet as mx
     from mxnet import autograd, gluon
 
     from trnet import TRL, Trainer
+    from trnet.tensor.backend import mx
 
     rng = np.random.default_rng([seed, 0, samples])
     clean = drawn_inputs(rng, samples)

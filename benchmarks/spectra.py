@@ -44,10 +44,9 @@ def main() -> None:
 
 def measure(run: Path) -> Iterator[dict]:
     """One row per mode of a run's activation tensor."""
-    import mxnet as mx
-
     from trnet import experiment
     from trnet.models.zoo import make_backbone
+    from trnet.tensor.backend import mx
     from trnet.training import checkpoint
 
     weights = checkpoint.latest(run / "checkpoints") / "network.params"

@@ -97,7 +97,7 @@ def training(path: str, batch: int, environment: Mapping[str, str]) -> Iterator[
 
 def train(path: str, batch: int, end: Connection) -> None:
     """Take training steps on one synthetic batch, in a process of its own."""
-    import mxnet as mx
+    from trnet.tensor.backend import mx
 
     step = make_steps(config.load(path), batch)["train"]
     while True:

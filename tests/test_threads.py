@@ -44,6 +44,22 @@ def test_cores_are_shared_between_processes(run_python):
     assert run_python(script) == "2\n1\n"
 
 
+@pytest.mark.parametrize(
+    "given, looks",
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_fall_asleep_early_unless_told_otherwise(given, looks, run_python):
+    script = f"""
+        import os
+        os.environ.pop("GOMP_SPINCOUNT", None)
+        os.environ.update({given!r})
+        from trnet import threads
+        threads.use_cores()
+        print(os.environ.get("GOMP_SPINCOUNT"))
+    """
+    assert run_python(script) == f"{looks}\n"
+
+
 def test_a_library_leaves_the_threads_to_its_user(run_python):
     script = """
         import os

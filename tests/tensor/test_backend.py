@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 
 import mxnet as mx
 import pytest
@@ -80,6 +81,26 @@ def test_a_command_imports_mxnet_without_what_it_takes_along(run_python):
         import scipy.stats, sklearn.base
         assert mx.nd.ones(3).sum().asscalar() == scipy.stats.norm.cdf(9.0) * 3
     """)
+
+
+KERNELS = """
+    import ctypes, os
+    from pathlib import Path
+    from trnet.tensor.backend import mx
+    library = ctypes.CDLL(str(Path(mx.__file__).with_name("libopenblas.so.0")))
+    library.openblas_get_corename.restype = ctypes.c_char_p
+    print(library.openblas_get_corename().decode(), os.environ.get("OPENBLAS_CORETYPE"))
+"""
+
+
+def test_openblas_uses_what_the_processor_has(run_python, monkeypatch):
+    """For a processor that it does not know, it would take the kernels for SSE3."""
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    has_avx2 = " avx2 " in Path("/proc/cpuinfo").read_text()
+    kernels, left = run_python(KERNELS).split()
+    assert (kernels == "Haswell" or not has_avx2) and left == "None"
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+    assert run_python(KERNELS).split() == ["Nehalem", "Nehalem"]
 
 
 def test_layers_work_under_set_np(run_python):
