@@ -3,6 +3,7 @@
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet.gluon import nn
 
 from trnet.models import BACKBONES, build_network, count_head
 from trnet.models.shapes import output_shape
@@ -78,6 +79,31 @@ def test_head(backbone, head):
 def test_activation(backbone):
     image = OTHER_IMAGES.get(backbone, IMAGE)
     assert output_shape(BACKBONES[backbone]().features, image) == ACTIVATIONS[backbone]
+
+
+@pytest.mark.parametrize("backbone", ["small_vgg2", "slim_alexnet", "cifar_vgg19", "thin_alexnet"])
+def test_the_rectifier_after_pooling_is_that_before_it(backbone):
+    """Bit for bit, with its gradients; it is on a quarter of the pixels."""
+    features = BACKBONES[backbone]().features
+    blocks = list(features)
+    assert any(isinstance(block, nn.MaxPool2D) for block in blocks)
+    for i, (block, after) in enumerate(zip(blocks, blocks[1:])):
+        if isinstance(block, nn.MaxPool2D) and isinstance(after, nn.Activation):
+            blocks[i : i + 2] = [after, block]
+    before = nn.HybridSequential()
+    before.add(*blocks)
+    features.initialize(mx.init.Xavier())
+    x = mx.nd.random.normal(shape=(8, *OTHER_IMAGES.get(backbone, IMAGE)))
+    seen = []
+    for network in (features, before):
+        with mx.autograd.record():
+            out = network(x)
+            loss = out.square().sum()
+        loss.backward()
+        gradients = [p.grad() for p in features.collect_params(".*weight").values()]
+        seen.append([array.asnumpy() for array in (out, *gradients)])
+    for one, other in zip(*seen):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_two_tcls_one_after_another():
