@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Optional, Union
 
+import trnet  # noqa: F401  before MXNet is imported, which gets its OpenBLAS then
+
 Rank = Union[int, tuple]
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import os
 from collections.abc import Callable
 from itertools import product
 from math import prod
@@ -31,6 +30,7 @@ from mxnet.gluon import HybridBlock, nn
 from timing import in_own_process, read_csv, rows_of, take_turns, write_csv
 
 from trnet.tensor.backend import mx
+from trnet.threads import use_cores
 
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
 MIB = 2**20
@@ -52,7 +52,7 @@ def main() -> None:
     arguments.add_argument("--memory", action="store_true", help="memory, and not time")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    use_cores()
     if options.memory:
         rows = []
         for case, batch in product(CASES, options.batches):

@@ -11,7 +11,6 @@ gradients of a TRL and without; ours on the data set's batches; and those batche
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
 from pathlib import Path
@@ -20,6 +19,7 @@ from layers import machine
 from timing import in_own_process, rows_of, take_turns, write_csv
 
 from trnet import config
+from trnet.threads import use_cores
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=60, help="an epoch")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    use_cores()
     rows = []
     for path in options.configs:
         rows += in_own_process(measure, path, options.rounds, options.steps)

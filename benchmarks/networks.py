@@ -10,7 +10,6 @@ benchmark/networks.csv.
 """
 
 import argparse
-import os
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from timing import in_own_process, write_csv
 
 from trnet import config
 from trnet.config import Config
+from trnet.threads import use_cores
 
 WARM_UP = 3
 LEAST = 20.0  # seconds of turns, so that fast networks take many
@@ -42,8 +42,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--results", type=Path, default=Path("results"))
     options = arguments.parse_args()
-    cores = len(os.sched_getaffinity(0))
-    os.environ["OMP_NUM_THREADS"] = str(cores)  # MXNet's own default is half of them
+    use_cores()
     configs = config.load_suite(options.suite)
     baselines = [(c, options.batch) for c in configs if c.baseline is None]
     if options.also:

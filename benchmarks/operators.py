@@ -19,6 +19,7 @@ from layers import machine, run, ways, yardsticks
 from timing import in_own_process, write_csv
 
 from trnet.tensor.backend import mx
+from trnet.threads import use_cores
 
 TURNS = 40
 # What is the backbone's, or no operator: calls of MXNet's library, and the freeing of arrays.
@@ -33,7 +34,7 @@ def main() -> None:
     arguments.add_argument("--batches", type=int, nargs="+", default=(1, 32))
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    use_cores()
     os.environ["MXNET_EXEC_BULK_EXEC_INFERENCE"] = "0"  # or many operators would be one
     rows = []
     for case in CASES:

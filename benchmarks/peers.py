@@ -26,6 +26,7 @@ from layers import Behind, First, machine, run, ways, yardsticks
 from timing import in_own_process, rows_of, timed, write_csv
 
 from trnet.tensor.backend import mx
+from trnet.threads import use_cores
 
 TIMES = 4  # a turn
 
@@ -63,7 +64,7 @@ def main() -> None:
     arguments.add_argument("--budget", type=float, default=2.0, help="seconds a measurement")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    use_cores()
     in_own_process(compare, options)  # MXNet counts its threads when it is imported
 
 

@@ -10,7 +10,6 @@ index of as many records as ImageNet has takes to be checked.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import tabulate
 from timing import in_own_process
+
+from trnet.threads import cores
 
 PHOTOGRAPHS = 512
 IMAGENET = 1_281_167  # training images
@@ -32,10 +33,9 @@ def main() -> None:
     )
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
-    cores = len(os.sched_getaffinity(0))
-    threads = sorted({1, 2, cores, 2 * cores})
+    threads = sorted({1, 2, cores(), 2 * cores()})
     rows = in_own_process(rates, threads)
-    seconds = in_own_process(opening, cores)
+    seconds = in_own_process(opening, cores())
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / "readers.md"
     path.write_text(report(rows, threads, seconds), encoding="utf-8")

@@ -23,6 +23,7 @@ settings.load_profile("trnet")
 def seeded() -> None:
     """Every test starts from the same seeds; MXNet is seeded where a test has imported it."""
     np.random.seed(0)
+    os.environ.pop("TRNET_COMMAND", None)  # of a command that ran in this process
     if "mxnet" in sys.modules:
         sys.modules["mxnet"].random.seed(0)
 

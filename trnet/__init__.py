@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+from trnet.before_mxnet import BeforeMXNet
 
 if TYPE_CHECKING:
     from trnet.export import export_onnx
     from trnet.layers import TCL, TRL, fold
     from trnet.optimize import Trainer
+
+sys.meta_path.insert(0, BeforeMXNet())
 
 __version__ = "0.1.0"
 __all__ = ["TCL", "TRL", "Trainer", "__version__", "export_onnx", "fold"]

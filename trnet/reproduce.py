@@ -26,7 +26,6 @@ from trnet.run_folder import earlier_result, run_folder, standing
 from trnet.suite import Suite
 from trnet.training.stopping import GRACE, Stop, heard, stop_now
 
-_STOP = Stop()  # of a child process
 _SECONDS_PER_LINE = 60.0  # in which no run ends
 
 
@@ -198,13 +197,14 @@ def _train(config: Config, baseline: Config | None, runs: Path, devices: str) ->
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
-    if _STOP:  # it is handed the next run when it has stopped one
-        raise Stopped("stopped", _STOP.signal)
+    stop = Stop()
     try:
         write_failure(run_folder(runs, config), config.hash, None)
         contexts = parse_devices(devices)
-        with heard(_STOP, GRACE):
-            return experiment.train(config, baseline, runs, contexts, show=False, stop=_STOP)
+        with heard(stop, GRACE):
+            return experiment.train(config, baseline, runs, contexts, show=False, stop=stop)
+    except Stopped as stopped:  # or the pool would hand it the next run
+        os._exit(128 + stopped.signal)
     except UserError as error:
         return error
     except OSError as error:  # such as a full disk
@@ -212,10 +212,9 @@ def _train(config: Config, baseline: Config | None, runs: Path, devices: str) ->
 
 
 def _follow_parent() -> None:
-    """Leave signals to the parent, which stops its children, and exit when the parent is killed."""
+    """Leave Ctrl-C and hang-ups to the parent, and exit when it is killed."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _STOP)
     # tqdm's own lock is a semaphore of the system. If this process is killed, Python warns of it.
     tqdm.set_lock(threading.RLock())
 

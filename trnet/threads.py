@@ -10,14 +10,13 @@ import os
 
 import joblib
 
-# How often a thread of OpenMP's looks for work before it sleeps: some 50 µs, more than between two
-# operators of a network. By default it looks for milliseconds; beside another busy process, a
-# product of 0.1 ms then waits 12 for the other thread's turn.
-_LOOKS = "1000"
+# How often an OpenMP thread spins before it sleeps. By default it spins for milliseconds: beside
+# another busy process, a product of 0.1 ms may wait 12 for the other thread's turn.
+_SPIN_COUNT = "1000"
 
 
 def cores() -> int:
-    """Cores that this process may use, by its affinity and its container's quota."""
+    """Processors that this process may use, by its affinity and its container's quota."""
     return joblib.cpu_count()
 
 
@@ -35,7 +34,7 @@ def use_cores(share: int = 1) -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // share)))
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _LOOKS)
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def in_use() -> str:

@@ -127,7 +127,7 @@ def test_signals_are_heard_and_given_back():
 
 
 def stopped_in(body: str) -> subprocess.CompletedProcess:
-    """Run a body in a process that got a signal half a second ago, at most."""
+    """Run a body in a process that got a signal, and has half a second to end."""
     code = (
         "import os, signal, time\n"
         "from trnet.training.stopping import Stop, heard\n"
@@ -148,10 +148,10 @@ def test_a_process_that_does_not_end_is_ended():
 
 
 def test_a_checkpoint_that_is_being_written_is_waited_for():
-    done = stopped_in("stop.is_saving = True; time.sleep(1.5); print('written')")
+    saving = "stop.saving.acquire(); time.sleep(0.9); stop.saving.release()"
+    done = stopped_in(f"{saving}; time.sleep(0.3); print('written')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "written\n", "")
-    done = stopped_in("stop.is_saving = True; time.sleep(1); stop.is_saving = False; time.sleep(9)")
-    assert done.returncode == 143
+    assert stopped_in(f"{saving}; time.sleep(9)").returncode == 143
 
 
 def test_what_was_ignored_stays_ignored():

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from trnet.errors import MissingStack
 from trnet.tensor import cuda
 
 SUPPORTED_PYTHONS = ((3, 9), (3, 10), (3, 11))
-# MXNet imports these if they are there, which takes as long as most of its own import: for the base
-# class of its FeedForward, and for the calibration of its quantisation. No command uses either.
-_TAKEN_ALONG = ("sklearn", "scipy.stats") if "TRNET_COMMAND" in os.environ else ()
 
 
 def _explain(error: Exception) -> str:
@@ -48,48 +44,10 @@ def _check_surroundings() -> None:
             raise MissingStack(f"{name}: expected a number of threads ≥ 1, got {text!r}")
 
 
-@contextmanager
-def _hidden(names: Iterable[str]) -> Iterator[None]:
-    """Let modules that are not imported yet be missing."""
-    names = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(names))
-    try:
-        yield
-    finally:
-        for name in names:
-            del sys.modules[name]
-
-
-@contextmanager
-def _kernels_chosen() -> Iterator[None]:
-    """Let OpenBLAS use the processor's AVX2, unless the user chose its kernels.
-
-    MXNet's is of 2020, and has none for AVX-512. On a processor that it does not know, such as one
-    that came later, it takes those for SSE3, with which a product takes twice as long.
-    """
-    if "OPENBLAS_CORETYPE" in os.environ or not {"avx2", "fma"} <= _processor_flags():
-        yield
-        return
-    os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # it is read when the library is loaded
-    try:
-        yield
-    finally:
-        del os.environ["OPENBLAS_CORETYPE"]
-
-
-def _processor_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
-
-
 try:
     _check_surroundings()
     cuda.preload()
-    with _hidden(_TAKEN_ALONG), _kernels_chosen():
-        import mxnet as mx
+    import mxnet as mx
 except MissingStack:
     raise
 except (ImportError, OSError, AttributeError) as error:

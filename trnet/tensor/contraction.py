@@ -27,9 +27,11 @@ from trnet.tensor.plan import (
 )
 from trnet.tensor.views import guarded
 
-# Products have to cost less than this share of one that replaces them: its large matrix may be in a
-# cache, where the estimate reads it from memory. It is then as fast as the dense layer before it.
+# One product in place of several is estimated with its matrix read from memory. Where the matrix is
+# in a cache it costs half of that or less, so products have to cost less than this share of it.
 _AS_ONE = 0.5
+_LARGEST_SAMPLE = 2**15  # elements: larger ones take seconds to become one product
+_BLOCK = 2**24  # elements of the unit samples that are contracted at once
 
 
 @dataclass(frozen=True)
@@ -226,21 +228,33 @@ def shortened(F, products: Sequence[Product], batch: int) -> list[Product]:
     list of Product
     """
     costs = [product.step.cost_at(batch, product.traffic) for product in products]
-    merged = [_merged_step(products[first:]) for first in range(len(products))]
-    as_one = [_AS_ONE * step.cost_at(batch, MATRIX_TRAFFIC) for step in merged]
-    first = min(range(len(products)), key=lambda first: sum(costs[:first]) + as_one[first])
-    if as_one[first] >= sum(costs[first:]):
-        return list(map(_upright, products))
-    step, like = merged[first], products[first].matrix
-    units = F.eye(step.contracted, ctx=like.context, dtype=like.dtype)
-    # What the products make of unit tensors: (I1·…·IN, I1, …, IN) -> (I1·…·IN, R1, …, RN)
-    rows = contract(F, units.reshape((-1, *step.before)), products[first:])
-    matrix = rows.reshape((step.contracted, step.produced)).T
-    return [*map(_upright, products[:first]), make_product(F, step, matrix)]
+    choices = {len(products): sum(costs)}
+    for first, product in enumerate(products[:-1]):
+        if prod(product.step.before) <= _LARGEST_SAMPLE:
+            one = _merged_step(products[first:]).cost_at(batch, MATRIX_TRAFFIC)
+            choices[first] = sum(costs[:first]) + _AS_ONE * one
+    first = min(choices, key=choices.get)
+    kept, replaced = products[:first], products[first:]
+    one = [make_product(F, *_multiplied(F, replaced))] if replaced else []
+    return [*map(_untransposed, kept), *one]
 
 
-def _upright(product: Product) -> Product:
-    """A product whose matrix is not transposed: MXNet multiplies with it two to three times faster.
+def _multiplied(F, products: Sequence[Product]) -> tuple[Step, Any]:
+    """Some products as one whole step and its matrix, (produced, contracted)."""
+    step, like = _merged_step(products), products[0].matrix
+    # What the products make of unit samples: (block, I1, …, IN) -> (block, R1, …, RN)
+    size = max(1, _BLOCK // step.contracted)
+    rows = []
+    for begin in range(0, step.contracted, size):
+        places = F.arange(begin, min(begin + size, step.contracted), ctx=like.context)
+        units = F.one_hot(places, step.contracted).astype(like.dtype)
+        rows.append(contract(F, units.reshape((-1, *step.before)), products))
+    matrix = F.concat(*rows, dim=0).reshape((step.contracted, step.produced))
+    return step, matrix.T
+
+
+def _untransposed(product: Product) -> Product:
+    """A product whose matrix is not transposed: MXNet multiplies with it faster.
 
     While the matrix is trained, it would have to be transposed for every batch.
     """

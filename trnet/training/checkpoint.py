@@ -131,11 +131,11 @@ def save(
         "config_hash": config_hash,
         "metrics": metrics,
         "updates": {names[i]: n for i, n in optimizer._index_update_count.items()},
-        "numbers": _numbers(optimizer),
+        # By `json`, which knows an infinity. For metrics of thousands of epochs it is too slow.
+        "numbers": orjson.Fragment(json.dumps(_numbers(optimizer))),
         "threads": threads.in_use(),
     }
     with naming(aside / _STATE):
-        # The metrics of thousands of epochs would take longer than a short epoch by `json`.
         (aside / _STATE).write_bytes(orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY))
     manifest = {path.name: described(path) for path in sorted(aside.iterdir())}
     with naming(aside / MANIFEST):
@@ -239,8 +239,8 @@ def load_within(checkpoint: Path) -> Within | None:
 
 
 def load_threads(checkpoint: Path) -> str:
-    """The threads that a checkpoint was computed with; this process's if it does not say so."""
-    return _load_state(checkpoint).get("threads", threads.in_use())
+    """The threads that a checkpoint was computed with."""
+    return _load_state(checkpoint).get("threads", "an unknown number")
 
 
 def load_network(checkpoint: Path, network: HybridBlock, devices: list) -> None:

@@ -147,6 +147,8 @@ def train(
 
     while (epoch := saving.epoch) <= recipe.epochs:
         done = saving.done
+        if stop:  # while the last epoch was saved
+            saving.save_within(steps)
         begin = time.perf_counter() - done["seconds"]
         progress.begin(epoch)
         batches = source.train(recipe.batch_size, (seed, epoch))

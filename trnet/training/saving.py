@@ -162,8 +162,7 @@ class Saving:
 
     def _save(self, within: checkpoint.Within | None) -> None:
         if self._workers.writes:
-            self._stop.is_saving = True
-            try:
+            with self._stop.saving:
                 checkpoint.save(
                     self._checkpoints,
                     self._network,
@@ -173,8 +172,6 @@ class Saving:
                     self._hash_until(len(self.metrics) + (within is not None)),
                     within,
                 )
-            finally:
-                self._stop.is_saving = False
         self._saved = time.monotonic()
 
 

@@ -26,13 +26,13 @@ class Stop:
     ----------
     signal : int or None
         The signal's number.
-    is_saving : bool
-        Whether a checkpoint is being written.
+    saving : Lock
+        Held while a checkpoint is being written.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.is_saving = False
+        self.saving = threading.Lock()
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -50,7 +50,7 @@ def stop_now(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def heard(handler: Handler, grace: float | None = None) -> Iterator[None]:
+def heard(handler: Handler | Stop, grace: float | None = None) -> Iterator[None]:
     """Let ``handler`` handle the signals that ask a process to end.
 
     One that the process was started to ignore, as by nohup, stays ignored.
@@ -97,8 +97,9 @@ def _end_after(grace: float, reading: int, left: threading.Event, stop: Stop) ->
     if not numbers or numbers[0] not in _SIGNALS:
         return
     while not left.wait(grace):
-        if stop.is_saving:
-            continue
+        if stop.saving.locked():
+            with stop.saving:
+                continue
         line = f"ended {grace:g} seconds after a signal; the same command resumes at a checkpoint"
         try:
             os.write(sys.stderr.fileno(), f"{line}\n".encode())
