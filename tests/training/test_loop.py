@@ -180,3 +180,12 @@ def test_a_divergence_is_named_in_one_line(way, blobs, tmp_path, monkeypatch):
     ):
         run(small_network(), blobs, tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_start_whose_loss_is_not_finite_is_refused(blobs, tmp_path):
+    network = small_network()
+    loop.initialize(network, (1, 4, 4), 0, CPU)
+    network[2].bias.set_data(mx.nd.full((3,), np.inf))
+    with pytest.raises(Diverged, match="no longer finite in epoch 0"):
+        loop.score_start(network, blobs, 3, recipe(), CPU, tmp_path, {}, 0, "a hash")
+    assert not (tmp_path / "checkpoints").exists()

@@ -232,6 +232,11 @@ def score_start(
     -------
     list of dict
         One row, as in ``metrics.jsonl``.
+
+    Raises
+    ------
+    Diverged
+        If the loss is not finite.
     """
     last = checkpoint.latest(folder / "checkpoints")
     if last is not None:
@@ -240,6 +245,8 @@ def score_start(
         begin = time.perf_counter()
         network.hybridize(static_alloc=True, static_shape=True)
         scores = evaluate(network, source, classes, recipe.batch_size, compute)
+        if not math.isfinite(scores.loss):
+            raise Diverged(f"{folder}: {_LOSS} epoch 0: see the weights of model.pretrained")
         row = {"epoch": 0, **asdict(scores), **found, "seconds": time.perf_counter() - begin}
         metrics = [row]
         if compute.workers.writes:
