@@ -58,6 +58,8 @@ benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/peers.py --python .venv-peers/bin/python
 	.venv/bin/python benchmarks/networks.py configs/imagenet --also alexnet 32
 	.venv/bin/python benchmarks/readers.py
+	.venv/bin/python benchmarks/threads.py
+	.venv/bin/python benchmarks/folded.py
 	.venv/bin/python benchmarks/loop.py configs/mnist/vgg.yaml configs/mnist/vgg_trl_8.yaml \
 	    configs/mnist/vgg_trl_cp_30.yaml configs/mnist/vgg_trl_tt_10.yaml \
 	    configs/fashion_mnist/factorization/tucker_12.yaml \

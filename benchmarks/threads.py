@@ -4,7 +4,8 @@
 python benchmarks/threads.py
 
 Every choice trains in a process of its own, and they take turns, step by step: on a machine that is
-otherwise idle, and beside a process that keeps one core busy. Writes results/benchmark/threads.md.
+otherwise idle, and beside a process that keeps one core busy. And a product by the kernels that
+MXNet's OpenBLAS takes by itself, and after `import trnet`. Writes results/benchmark/threads.md.
 """
 
 from __future__ import annotations
@@ -35,6 +36,20 @@ NETWORKS = {  # and the batch
     "configs/imagenet/resnet101.yaml": 8,
 }
 WARM_UP = 2
+PRODUCT = """
+import ctypes, time
+from pathlib import Path
+import mxnet as mx
+library = ctypes.CDLL(str(Path(mx.__file__).with_name("libopenblas.so.0")))
+library.openblas_get_corename.restype = ctypes.c_char_p
+batch, factor = (mx.nd.random.normal(shape=shape) for shape in ((32, 2048), (2048, 200)))
+taken = []
+for _ in range(200):
+    begin = time.perf_counter()
+    mx.nd.dot(batch, factor).wait_to_read()
+    taken.append(time.perf_counter() - begin)
+print(sorted(taken)[100], library.openblas_get_corename().decode())
+"""
 
 
 def main() -> None:
@@ -56,10 +71,29 @@ def main() -> None:
     for path in options.networks:
         rows += measure(path, NETWORKS.get(path, 8), choices, options.rounds)
         print(f"measured {path}", flush=True)
+    kernels = products()
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / "threads.md"
-    path.write_text(report(rows), encoding="utf-8")
+    path.write_text(report(rows, kernels), encoding="utf-8")
     print(f"Written to {path}")
+
+
+def products() -> list[dict]:
+    """Milliseconds of a product on one thread, by what is imported before MXNet."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("OPENBLAS_CORETYPE", None)
+    best: dict[str, tuple[float, str]] = {}
+    for _ in range(3):
+        for before in ("", "import trnet"):
+            command = [sys.executable, "-W", "ignore", "-c", f"{before}\n{PRODUCT}"]
+            seconds, kernels = subprocess.run(
+                command, env=environment, check=True, capture_output=True, text=True
+            ).stdout.split()
+            best[before] = min(best.get(before, (float("inf"), "")), (float(seconds), kernels))
+    return [
+        {"imported before MXNet": before or "nothing", "kernels": kernels, "ms": 1e3 * seconds}
+        for before, (seconds, kernels) in best.items()
+    ]
 
 
 def chosen_by_commands() -> dict[str, str]:
@@ -134,26 +168,33 @@ def busy() -> Iterator[None]:
         process.wait()
 
 
-def report(rows: Sequence[dict]) -> str:
+def report(rows: Sequence[dict], kernels: Sequence[dict]) -> str:
     """Format the measurements in Markdown."""
     from trnet import result
     from trnet.tensor.backend import mx
 
-    table = [
-        {key: f"{cell:.3g}" if isinstance(cell, float) else cell for key, cell in row.items()}
-        for row in rows
-    ]
     versions = ", ".join(f"{name} {version}" for name, version in result.versions().items())
     return "\n\n".join(
         [
             "# Images per second in training, by threads",
-            tabulate.tabulate(table, headers="keys", tablefmt="pipe", disable_numparse=True),
+            laid_out(rows),
             "Synthetic batches, float32; every choice trains in a process of its own, and they "
             "take turns. trnet's default is as many threads as cores, which fall asleep early.",
+            "A product (32, 2048) × (2048, 200) by `mx.nd.dot`, on one thread:",
+            laid_out(kernels),
             f"Measured by `python benchmarks/threads.py` on {result.processor([mx.cpu()])}; "
             f"{versions}.\n",
         ]
     )
+
+
+def laid_out(rows: Sequence[dict]) -> str:
+    """A table of numbers in three digits."""
+    cells = [
+        {key: f"{cell:.3g}" if isinstance(cell, float) else cell for key, cell in row.items()}
+        for row in rows
+    ]
+    return tabulate.tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True)
 
 
 if __name__ == "__main__":
