@@ -72,10 +72,7 @@ def cifar_alexnet() -> HybridBlock:
     features = nn.HybridSequential(prefix="")
     # (B, 3, 32, 32) -> (B, 64, 15, 15) -> (B, 192, 7, 7) -> (B, 256, 3, 3)
     for widths, kernel_size in (((64,), 5), ((192,), 5), ((384, 256, 256), 3)):
-        *others, last = widths
-        for width in others:
-            features.add(*_normalised_convolution(width, kernel_size))
-        features.add(*_normalised_convolution(last, kernel_size, pool_size=3))
+        features.add(*_convolutions(widths, kernel_size, pool_size=3))
     return features
 
 
@@ -84,10 +81,8 @@ def cifar_vgg19() -> HybridBlock:
     features = nn.HybridSequential(prefix="")
     # (B, 3, 32, 32) -> (B, 64, 15, 15) -> (B, 128, 7, 7) -> (B, 256, 3, 3) -> (B, 512, 3, 3)
     for convolutions, width in ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)):
-        for _ in range(convolutions - 1):
-            features.add(*_normalised_convolution(width, kernel_size=3))
-        pool_size = 3 if width < 512 else 1
-        features.add(*_normalised_convolution(width, kernel_size=3, pool_size=pool_size))
+        pool_size = 3 if width < 512 else None
+        features.add(*_convolutions([width] * convolutions, kernel_size=3, pool_size=pool_size))
     return features
 
 
@@ -95,8 +90,11 @@ def slim_alexnet() -> HybridBlock:
     """AlexNet in slim, with batch normalisation in place of its local response normalisation."""
     features = nn.HybridSequential(prefix="")
     # (B, 1, 28, 28) -> (B, 16, 13, 13) -> (B, 32, 6, 6) -> (B, 64, 6, 6) -> (B, 48, 6, 6)
-    for width, kernel_size, pool_size in ((16, 5, 3), (32, 3, 3), (64, 3, 1), (48, 3, 1)):
-        features.add(*_normalised_convolution(width, kernel_size, pool_size=pool_size))
+    features.add(
+        *_convolutions((16,), kernel_size=5, pool_size=3),
+        *_convolutions((32,), kernel_size=3, pool_size=3),
+        *_convolutions((64, 48), kernel_size=3),
+    )
     return features
 
 
@@ -104,9 +102,7 @@ def small_vgg(convolutions: int, channels: tuple[int, int]) -> HybridBlock:
     """VGG in small: two blocks of 3×3 convolutions, each pooled."""
     features = nn.HybridSequential(prefix="")
     for width in channels:  # (B, 1, 28, 28) -> (B, C1, 14, 14) -> (B, C2, 7, 7)
-        for _ in range(convolutions - 1):
-            features.add(*_normalised_convolution(width, kernel_size=3))
-        features.add(*_normalised_convolution(width, kernel_size=3, pool_size=2))
+        features.add(*_convolutions([width] * convolutions, kernel_size=3, pool_size=2))
     return features
 
 
@@ -126,7 +122,7 @@ def slim_resnet() -> HybridBlock:
     features = nn.HybridSequential(prefix="")
     features.add(
         # (B, 1, 28, 28) -> (B, 16, 14, 14)
-        *_normalised_convolution(16, kernel_size=3, pool_size=2),
+        *_convolutions((16,), kernel_size=3, pool_size=2),
         BottleneckV1(64, stride=1, downsample=True, in_channels=16),  # -> (B, 64, 14, 14)
         BottleneckV1(192, stride=2, downsample=True, in_channels=64),  # -> (B, 192, 7, 7)
     )
@@ -140,10 +136,10 @@ def thin_resnet() -> HybridBlock:
     features = nn.HybridSequential(prefix="")
     features.add(
         # (B, 1, 28, 28) -> (B, 32, 14, 14)
-        *_normalised_convolution(32, kernel_size=3, pool_size=2),
+        *_convolutions((32,), kernel_size=3, pool_size=2),
         BottleneckV1(128, stride=1, downsample=True, in_channels=32),  # -> (B, 128, 14, 14)
         BottleneckV1(256, stride=2, downsample=True, in_channels=128),  # -> (B, 256, 7, 7)
-        *_normalised_convolution(2048, kernel_size=1),  # -> (B, 2048, 7, 7)
+        *_convolutions((2048,), kernel_size=1),  # -> (B, 2048, 7, 7)
     )
     return features
 
@@ -156,10 +152,11 @@ def thin_alexnet(first_padding: int = 2) -> HybridBlock:
     features = nn.HybridSequential(prefix="")
     # (B, 1, 28, 28) -> (B, 32, 13, 13) -> (B, 96, 6, 6) -> (B, 256, 6, 6)
     # without padding:   (B, 32, 11, 11) -> (B, 96, 5, 5) -> (B, 256, 5, 5)
-    features.add(*_normalised_convolution(32, kernel_size=5, padding=first_padding, pool_size=3))
-    features.add(*_normalised_convolution(96, kernel_size=3, pool_size=3))
-    features.add(*_normalised_convolution(128, kernel_size=3))
-    features.add(*_normalised_convolution(256, kernel_size=3))
+    features.add(
+        *_convolutions((32,), kernel_size=5, padding=first_padding, pool_size=3),
+        *_convolutions((96,), kernel_size=3, pool_size=3),
+        *_convolutions((128, 256), kernel_size=3),
+    )
     return features
 
 
@@ -167,25 +164,33 @@ def thin_vgg() -> HybridBlock:
     """A thin trunk to the activation tensor of VGG-19, (B, 512, 7, 7)."""
     features = nn.HybridSequential(prefix="")
     # (B, 1, 28, 28) -> (B, 32, 14, 14) -> (B, 96, 7, 7) -> (B, 512, 7, 7)
-    for width, pool_size in ((32, 1), (32, 2), (96, 2), (128, 1), (512, 1)):
-        features.add(*_normalised_convolution(width, kernel_size=3, pool_size=pool_size))
+    features.add(
+        *_convolutions((32, 32), kernel_size=3, pool_size=2),
+        *_convolutions((96,), kernel_size=3, pool_size=2),
+        *_convolutions((128, 512), kernel_size=3),
+    )
     return features
 
 
-def _normalised_convolution(
-    width: int, kernel_size: int, padding: int | None = None, pool_size: int = 1
-) -> tuple[HybridBlock, ...]:
-    """A convolution, batch normalisation, the rectifier, and maxima of every second pixel if asked.
+def _convolutions(
+    widths: Sequence[int],
+    kernel_size: int,
+    padding: int | None = None,
+    pool_size: int | None = None,
+) -> list[HybridBlock]:
+    """Convolutions, each with batch normalisation and the rectifier; pooled with stride 2 if asked.
 
     By default images keep their size.
     """
     padding = kernel_size // 2 if padding is None else padding
-    convolution = nn.Conv2D(width, kernel_size, padding=padding, use_bias=False)
-    if pool_size == 1:
-        return convolution, nn.BatchNorm(), nn.Activation("relu")
-    # The rectifier of maxima is the maxima of the rectifier, gradients too, on fewer pixels.
-    pooling = nn.MaxPool2D(pool_size, strides=2)
-    return convolution, nn.BatchNorm(), pooling, nn.Activation("relu")
+    blocks: list[HybridBlock] = []
+    for width in widths:
+        convolution = nn.Conv2D(width, kernel_size, padding=padding, use_bias=False)
+        blocks += [convolution, nn.BatchNorm(), nn.Activation("relu")]
+    if pool_size is not None:
+        # The rectifier of maxima is the maxima of the rectifier, gradients too, on fewer pixels.
+        blocks.insert(-1, nn.MaxPool2D(pool_size, strides=2))
+    return blocks
 
 
 def _flattened(features: Callable[[], HybridBlock], units: int = 512) -> Backbone:
