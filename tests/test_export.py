@@ -308,13 +308,28 @@ def test_a_damaged_export_is_refused(form, damaged, with_checksum, run, tmp_path
         inference.score(file, "latest", [mx.cpu()])
 
 
-def test_a_symbol_that_crashes_mxnet_is_refused(run, tmp_path):
-    """A convolution without its weight and bias, from where no checksum says so."""
+def without_weights(graph: dict) -> None:
+    convolution = next(node for node in graph["nodes"] if node["op"] == "Convolution")
+    convolution["inputs"] = convolution["inputs"][:1]
+
+
+def with_a_bias_that_is_not_there(graph: dict) -> None:
+    convolutions = [node for node in graph["nodes"] if node["op"] == "Convolution"]
+    del convolutions[1]["attrs"]["no_bias"]
+
+
+def without_images(graph: dict) -> None:
+    convolution = next(node for node in graph["nodes"] if node["op"] == "Convolution")
+    del convolution["inputs"][0]
+
+
+@pytest.mark.parametrize("damage", [without_weights, with_a_bias_that_is_not_there, without_images])
+def test_a_symbol_that_crashes_mxnet_is_refused(damage, run, tmp_path):
+    """Operators without some of their inputs, from where no checksum says so."""
     file = inference.export(run, "latest", "symbol", True, tmp_path / "net")
     (tmp_path / "net-symbol.json.sha256").unlink()
     graph = json.loads(file.read_text())
-    convolution = next(node for node in graph["nodes"] if node["op"] == "Convolution")
-    convolution["inputs"] = convolution["inputs"][:1]
+    damage(graph)
     file.write_text(json.dumps(graph))
     with pytest.raises(UserError, match=r"^[^\n]*net-symbol\.json: expected a symbol: [^\n]*$"):
         inference.score(file, "latest", [mx.cpu()])

@@ -195,6 +195,10 @@ def _load_symbol(path: Path) -> tuple[Callable, dict[str, str]]:
 
 
 def _imported(path: Path, parameters: Path) -> SymbolBlock:
+    symbol = mx.sym.load(str(path))
+    if "data" not in symbol.list_arguments():
+        raise ValueError("its input, data, is not used")
+    symbol.infer_shape_partial()  # refuses missing inputs of operators, with which MXNet crashes
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Cannot decide type")  # of the images
         return SymbolBlock.imports(str(path), ["data"], str(parameters))
