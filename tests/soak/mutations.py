@@ -80,7 +80,8 @@ def tried(form: Format, trials: int, seed: int = 0) -> Tally:
         trial = begin + len(lines)
         if ended.code != 0 or trial < end:
             fault = ended.fault or "crash"
-            tally.count(fault, f"{form.name}, trial {trial}: {fault} {ended.said[-200:]}")
+            last = ended.said.strip().rpartition("\n")[2]
+            tally.count(fault, f"{form.name}, trial {trial}: {fault}: {last}")
             trial += 1
         for path, content in whole.items():
             path.write_bytes(content)
