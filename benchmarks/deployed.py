@@ -89,7 +89,7 @@ def _engines(run: Path) -> Iterator[tuple[Callable[[int], Callable[[], None]], i
     with tempfile.TemporaryDirectory() as folder:
         file = inference.export(run, "latest", "onnx", True, Path(folder) / "net.onnx")
         session, _ = load_exported(file)
-        yield _onnx_call(file, images), file.stat().st_size, top1(session)
+        yield onnx_call(file, images), file.stat().st_size, top1(session)
         network = experiment.build(chosen, dataset)
         last = checkpoint.latest(run / "checkpoints")
         checkpoint.load_network(last, network, [mx.cpu()])
@@ -109,7 +109,8 @@ def _engines(run: Path) -> Iterator[tuple[Callable[[int], Callable[[], None]], i
             yield _mxnet_call(ready, images), n_bytes, found
 
 
-def _onnx_call(file: Path, images: np.ndarray) -> Callable[[int], Callable[[], None]]:
+def onnx_call(file: Path, images: np.ndarray) -> Callable[[int], Callable[[], None]]:
+    """From a batch to a call that computes an exported network for so many of the images."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file.read_bytes())

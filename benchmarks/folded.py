@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import tabulate
 from cases import CASES, Case
+from deployed import onnx_call
 from layers import heads, machine
 from mxnet.gluon import HybridBlock, nn
 from timing import in_own_process, ratio, take_turns, write_csv
@@ -69,7 +70,7 @@ def measure(case: Case) -> list[dict]:
             calls["MXNet"][name] = mxnet_call(folded, x)
             with tempfile.TemporaryDirectory() as folder:
                 file = export_onnx(fold(head, batch), Path(folder) / "net.onnx", case.in_shape)
-                calls["ONNX Runtime"][name] = onnx_call(file, x.asnumpy())
+                calls["ONNX Runtime"][name] = onnx_call(file, x.asnumpy())(batch)
             np.testing.assert_allclose(folded(x).asnumpy(), expected.asnumpy(), 1e-3, 1e-4)
         for engine in ENGINES:
             seconds = take_turns(calls[engine], ROUNDS, BUDGET)
@@ -102,15 +103,6 @@ def both(case: Case) -> dict[str, HybridBlock]:
 def mxnet_call(network, x) -> Callable[[], None]:
     """A call that computes a network, and waits."""
     return lambda: network(x).wait_to_read()
-
-
-def onnx_call(file: Path, x: np.ndarray) -> Callable[[], None]:
-    """A call that computes an exported network."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(Path(file).read_bytes())
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: x})
 
 
 def table(rows: Sequence[dict]) -> str:

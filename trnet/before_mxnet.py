@@ -18,13 +18,14 @@ _OPTIONAL_IMPORTS = ("sklearn", "scipy.stats")
 class BeforeMXNet(MetaPathFinder):
     """Finds no module; it prepares for MXNet when that is looked for."""
 
+    def __init__(self) -> None:
+        self._has_begun = False  # it is asked again for where MXNet is
+
     def find_spec(self, name: str, path=None, target=None) -> None:
         """Load MXNet's OpenBLAS first; let commands import MXNet without what it takes along."""
-        if name == "mxnet":
-            # This finder is asked again for where MXNet is, and must not begin again.
-            sys.meta_path.remove(self)
+        if name == "mxnet" and not self._has_begun:
+            self._has_begun = True
             load_openblas()
-            sys.meta_path.insert(0, self)
         elif name in _OPTIONAL_IMPORTS and "TRNET_COMMAND" in os.environ and _is_importing_mxnet():
             raise ModuleNotFoundError(f"{name} is not imported with MXNet", name=name)
 

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (3, 9) <= sys.version_info < (3, 12):
         _stop("error: trnet needs Python 3.9, 3.10 or 3.11, because MXNet 1.9.1 does", 2)
     streams.open_closed()
-    os.environ["TRNET_COMMAND"] = "1"  # also to child processes; see trnet/tensor/backend.py
+    os.environ["TRNET_COMMAND"] = "1"  # also to child processes; see trnet/before_mxnet.py
     arguments = sys.argv[1:] if arguments is None else arguments
     _check_places(arguments)
     parser = make_parser()
