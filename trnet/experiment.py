@@ -38,9 +38,9 @@ from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
 from trnet.training.distributed import ALONE, Workers
 from trnet.training.freezing import freeze
+from trnet.training.metrics import tensorboard
 from trnet.training.optimizers import make_optimizer
 from trnet.training.progress import Progress
-from trnet.training.saving import tensorboard
 from trnet.training.stopping import Stop
 
 

@@ -19,7 +19,6 @@ PACKAGES = {
     "mxnet": "mxnet",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
-    "orjson": "orjson",
     "pydantic": "pydantic",
     "ruamel": "ruamel.yaml",
     "ruamel.yaml": "ruamel.yaml",

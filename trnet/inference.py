@@ -168,7 +168,7 @@ def write_card(folder: Path, which: str, file: Path) -> Path:
     result = read_result(folder)
     config = configs.load(folder / "config.yaml")
     last = getattr(checkpoint, which)(folder / "checkpoints")
-    scores = checkpoint.load_metrics(last)[-1]
+    scores = checkpoint.load_metrics(last).rows[-1]
     weights = _files(file)[-1]
     stem = file.name.removesuffix("-symbol.json").removesuffix(".onnx")
     path = file.with_name(f"{stem}.md")
@@ -202,4 +202,4 @@ def _trained(
         raise UserError(f"{folder}: has no checkpoint yet")
     network = experiment.build(config, dataset)
     checkpoint.load_network(path, network, contexts)
-    return network, checkpoint.load_metrics(path)[-1]["epoch"]
+    return network, checkpoint.load_state(path)["epoch"]

@@ -129,6 +129,7 @@ def _of_a_run(bench: Bench, run: Path, folder: Path) -> Iterator[Format]:
     chosen = config.load(str(bench.config), [])
     checkpoints = folder / "checkpoints"
     shutil.copytree(run / "checkpoints/epoch-0003", checkpoints / "epoch-0003")
+    log = Path(shutil.copy(run / "metrics.jsonl", checkpoints))
     files = sorted((checkpoints / "epoch-0003").iterdir())
     resumed = _resumed(chosen, checkpoints)
     yield Format("checkpoint: arrays", [f for f in files if f.suffix == ".params"], resumed)
@@ -138,6 +139,7 @@ def _of_a_run(bench: Bench, run: Path, folder: Path) -> Iterator[Format]:
         resumed,
         is_text=True,
     )
+    yield Format("metrics of all epochs", [log], resumed, is_text=True)
 
     own = run_folder(folder / "run")
     own.mkdir(parents=True)
@@ -224,7 +226,7 @@ def _resumed(chosen: config.Config, checkpoints: Path) -> Callable[[], list]:
         checkpoint.load_network(last, network, [mx.cpu()])
         checkpoint.load_trainer(last, network, trainer, 0, chosen.hash_until(3))
         states = trainer._updaters[0].states
-        return [_values(network), repr(states), checkpoint.load_metrics(last)]
+        return [_values(network), repr(states), checkpoint.load_metrics(last).rows]
 
     return resumed
 

@@ -15,6 +15,7 @@ from trnet.config import CosineSchedule
 from trnet.errors import Stopped, UserError
 from trnet.files import described
 from trnet.training import checkpoint, loop
+from trnet.training.metrics import Metrics
 
 FILES = ("network.params", "optimizer.params", "state.json", "manifest.json")
 
@@ -24,7 +25,7 @@ def save(folder: Path, top1s: tuple[float, ...], optimizer: str = "sgd") -> nn.D
     network = nn.Dense(1, in_units=1)
     network.initialize()
     trainer = loop.make_trainer(network, recipe(optimizer=optimizer))
-    metrics = []
+    metrics = Metrics()
     for epoch, top1 in enumerate(top1s, start=1):
         metrics.append({"epoch": epoch, "top1": top1})
         with mx.autograd.record():
@@ -37,9 +38,9 @@ def save(folder: Path, top1s: tuple[float, ...], optimizer: str = "sgd") -> nn.D
 
 def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
     network = save(tmp_path, (0.3, 0.7, 0.5, 0.7, 0.6))
-    kept = ["epoch-0002", "epoch-0004", "epoch-0005"]
+    kept = ["epoch-0002", "epoch-0004", "epoch-0005", "metrics.jsonl"]
     assert sorted(p.name for p in tmp_path.iterdir()) == kept
-    rows = checkpoint.load_metrics(checkpoint.latest(tmp_path))
+    rows = checkpoint.load_metrics(checkpoint.latest(tmp_path)).rows
     assert [row["top1"] for row in rows] == [0.3, 0.7, 0.5, 0.7, 0.6]
     checkpoint.load_network(checkpoint.best(tmp_path), network, CPU.devices)
     assert network.weight.data().asscalar() == 2
@@ -120,6 +121,7 @@ def test_no_whole_checkpoint_is_an_error_and_deletes_nothing(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "epoch-0001.damaged",
         "epoch-0002.damaged",
+        "metrics.jsonl",
     ]
 
 
@@ -145,7 +147,7 @@ def test_a_checkpoint_that_a_kill_left_is_deleted(blobs, tmp_path):
     run(small_network(), blobs, tmp_path, settings)
     folder = tmp_path / "checkpoints"
     kept = sorted(path.name for path in folder.iterdir())
-    shutil.copytree(folder / kept[-1], folder / "epoch-0003-step-000002")
+    shutil.copytree(folder / "epoch-0003", folder / "epoch-0003-step-000002")
     run(small_network(), blobs, tmp_path, settings)
     assert sorted(path.name for path in folder.iterdir()) == kept
 
@@ -243,7 +245,9 @@ def test_numbers_that_an_optimizer_changes_are_kept(tmp_path):
     with mx.autograd.record():
         network(mx.nd.ones((1, 1))).backward()
     trainers[0].step(1)
-    checkpoint.save(tmp_path, network, trainers[0], [{"epoch": 1, "top1": 0.5}], 0, "a hash")
+    checkpoint.save(
+        tmp_path, network, trainers[0], Metrics([{"epoch": 1, "top1": 0.5}]), 0, "a hash"
+    )
     fresh = trainers[1]._optimizer.m_schedule
     checkpoint.load_trainer(checkpoint.latest(tmp_path), network, trainers[1], 0, "a hash")
     one, other = (trainer._optimizer for trainer in trainers)

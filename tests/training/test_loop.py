@@ -18,7 +18,8 @@ from trnet.models import build_network
 from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
 from trnet.training.evaluation import evaluate
-from trnet.training.saving import nothing, tensorboard
+from trnet.training.metrics import tensorboard
+from trnet.training.saving import nothing
 
 
 def test_label_smoothing_is_cross_entropy_against_smoothed_labels():

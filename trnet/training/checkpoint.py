@@ -4,7 +4,8 @@ A checkpoint holds the network's parameters, the optimiser's arrays, ``state.jso
 ``manifest.json``, which is written last and has the size and the SHA-256 of the other files. What
 is read is checked against it. ``epoch-0003`` is of three whole epochs, and
 ``epoch-0004-step-000120`` of 120 steps more. Kept are the last two and the best by Top-1: a damaged
-one is set aside, and a training resumes from the one before.
+one is set aside, and a training resumes from the one before. The metrics of all epochs are in
+``metrics.jsonl`` beside them, of which each describes the rows until then.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Optional, Union
 
-import orjson
 from mxnet.gluon import HybridBlock, Parameter, Trainer
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
@@ -29,8 +28,9 @@ from trnet.errors import UserError
 from trnet.files import File, check_described, described, naming, read_json, sync
 from trnet.optimize import state_arrays
 from trnet.tensor.backend import mx
+from trnet.training.metrics import Metrics
 
-VERSION = 1
+VERSION = 2
 NETWORK, _OPTIMIZER, _STATE = "network.params", "optimizer.params", "state.json"
 MANIFEST = "manifest.json"
 STATISTICS = ("running_mean", "running_var")  # of batch normalisation, which gradients do not train
@@ -74,8 +74,8 @@ class State(TypedDict):
     seed : int
     config_hash : str
         Of what decides the run so far: :meth:`trnet.config.Config.hash_until`.
-    metrics : list of Epoch
-        Of every epoch so far.
+    metrics : File or list of Epoch
+        The rows of every epoch so far in ``metrics.jsonl``; in version 1 the rows themselves.
     updates : dict of str to int
         How often each parameter was updated, by its place in the network.
     numbers : dict of str to float
@@ -89,7 +89,7 @@ class State(TypedDict):
     within: Optional[Within]
     seed: int
     config_hash: str
-    metrics: list[Epoch]
+    metrics: Union[File, list[Epoch]]
     updates: dict[str, Annotated[int, Field(ge=0)]]
     numbers: dict[str, float]
     threads: NotRequired[str]
@@ -99,7 +99,7 @@ def save(
     folder: Path,
     network: HybridBlock,
     trainer: Trainer,
-    metrics: list[dict],
+    metrics: Metrics,
     seed: int,
     config_hash: str,
     within: Within | None = None,
@@ -111,7 +111,7 @@ def save(
     OSError
         If not all of it reaches the disk. What was there stays.
     """
-    epoch = metrics[-1]["epoch"] if metrics else 0
+    epoch = metrics.rows[-1]["epoch"] if metrics.rows else 0
     clear(folder)
     target = _path(folder, epoch, within)
     aside = folder / f".{target.name}"
@@ -129,17 +129,17 @@ def save(
         "within": within,
         "seed": seed,
         "config_hash": config_hash,
-        "metrics": metrics,
+        "metrics": metrics.described(),
         "updates": {names[i]: n for i, n in optimizer._index_update_count.items()},
-        # By `json`, which knows an infinity. For metrics of thousands of epochs it is too slow.
-        "numbers": orjson.Fragment(json.dumps(_numbers(optimizer))),
+        "numbers": _numbers(optimizer),
         "threads": threads.in_use(),
     }
     with naming(aside / _STATE):
-        (aside / _STATE).write_bytes(orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY))
+        (aside / _STATE).write_text(json.dumps(state, indent=1))
     manifest = {path.name: described(path) for path in sorted(aside.iterdir())}
     with naming(aside / MANIFEST):
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    metrics.save(folder)
     for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
         sync(path)
     if target.exists():
@@ -149,11 +149,11 @@ def save(
     prune(folder, metrics)
 
 
-def prune(folder: Path, metrics: Sequence[Epoch]) -> None:
+def prune(folder: Path, metrics: Metrics) -> None:
     """Delete what is neither recent nor the best; parts of an epoch only once it is whole."""
     everything, whole = _all(folder), _whole(folder)
     parts = everything[-_KEPT:] if everything and everything[-1] not in whole else []
-    kept = {*whole[-_KEPT:], *parts, *([_best(folder, metrics)] if metrics else [])}
+    kept = {*whole[-_KEPT:], *parts, *([_best(folder, metrics)] if metrics.rows else [])}
     for path in everything:
         if path not in kept:
             _delete(path)
@@ -190,8 +190,8 @@ def best(folder: Path) -> Path | None:
     return None if last is None else _best(folder, load_metrics(last))
 
 
-def _best(folder: Path, metrics: Sequence[Epoch]) -> Path:
-    return _path(folder, max(metrics, key=itemgetter("top1"))["epoch"])
+def _best(folder: Path, metrics: Metrics) -> Path:
+    return _path(folder, metrics.best["epoch"])
 
 
 def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
@@ -212,7 +212,7 @@ def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
         try:
             for name in (NETWORK, _OPTIMIZER, _STATE):
                 _checked(path, name)
-            _load_state(path)
+            load_metrics(path)
             return
         except UserError as error:
             aside = path.with_name(f"{path.name}.damaged")
@@ -228,19 +228,45 @@ def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
         )
 
 
-def load_metrics(checkpoint: Path) -> list[dict]:
-    """Load the metrics of every epoch up to a checkpoint's."""
-    return _load_state(checkpoint)["metrics"]
+def load_state(checkpoint: Path) -> State:
+    """Load ``state.json``, and check it against the checkpoint's name.
+
+    Raises
+    ------
+    UserError
+        If it is damaged, or the state of another checkpoint.
+    """
+    path = _checked(checkpoint, _STATE)
+    state = read_json(path, State)
+    if not 1 <= state["version"] <= VERSION:
+        raise UserError(
+            f"{path}: expected version {VERSION}, got {state['version']}; another release of trnet "
+            "wrote it"
+        )
+    own = _path(checkpoint.parent, state["epoch"], state["within"])
+    if checkpoint != own:
+        raise UserError(f"{path}: expected the state of {checkpoint.name}, got that of {own.name}")
+    return state
 
 
-def load_within(checkpoint: Path) -> Within | None:
-    """Where in an epoch a checkpoint is; None after a whole one."""
-    return _load_state(checkpoint)["within"]
+def load_metrics(checkpoint: Path) -> Metrics:
+    """Load the metrics of every epoch up to a checkpoint's.
 
-
-def load_threads(checkpoint: Path) -> str:
-    """The threads that a checkpoint was computed with."""
-    return _load_state(checkpoint).get("threads", "an unknown number")
+    Raises
+    ------
+    UserError
+        If the checkpoint is damaged, or both copies of the metrics are.
+    """
+    state = load_state(checkpoint)
+    found = state["metrics"]
+    is_first_version = isinstance(found, list)
+    metrics = Metrics(found) if is_first_version else Metrics.load(checkpoint.parent, found)
+    epochs = [row["epoch"] for row in metrics.rows]
+    if epochs not in ([*range(1, state["epoch"] + 1)], [0]):
+        raise UserError(
+            f"{checkpoint / _STATE}: expected the metrics of {state['epoch']} epochs, got {epochs}"
+        )
+    return metrics
 
 
 def load_network(checkpoint: Path, network: HybridBlock, devices: list) -> None:
@@ -260,7 +286,7 @@ def load_trainer(
     UserError
         If the checkpoint is of another seed or config, or its arrays are of another optimiser.
     """
-    state, path = _load_state(checkpoint), _checked(checkpoint, _OPTIMIZER)
+    state, path = load_state(checkpoint), _checked(checkpoint, _OPTIMIZER)
     for name, expected in {"seed": seed, "config_hash": config_hash}.items():
         if state[name] != expected:
             raise UserError(
@@ -376,22 +402,6 @@ def _save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
 def _bits(array: mx.nd.NDArray) -> bytes:
     """An array's bytes, in which a NaN equals itself."""
     return array.asnumpy().tobytes()
-
-
-def _load_state(checkpoint: Path) -> State:
-    """Load ``state.json``, and check it against the checkpoint's name."""
-    path = _checked(checkpoint, _STATE)
-    state = read_json(path, State)
-    if state["version"] != VERSION:
-        raise UserError(
-            f"{path}: expected version {VERSION}, got {state['version']}; another release of trnet "
-            "wrote it"
-        )
-    epochs = [row["epoch"] for row in state["metrics"]]
-    own = _path(checkpoint.parent, state["epoch"], state["within"])
-    if checkpoint != own or epochs not in ([*range(1, state["epoch"] + 1)], [0]):
-        raise UserError(f"{path}: expected the state of {checkpoint.name}, got that of {own.name}")
-    return state
 
 
 def _checked(checkpoint: Path, name: str) -> Path:

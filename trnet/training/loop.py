@@ -27,9 +27,10 @@ from trnet.training.checkpoint import Within
 from trnet.training.devices import Compute
 from trnet.training.distributed import ALONE, Workers
 from trnet.training.evaluation import class_scores, evaluate
+from trnet.training.metrics import Metrics
 from trnet.training.optimizers import all_finite, clip_gradients, make_optimizer
 from trnet.training.progress import Progress
-from trnet.training.saving import Saving, write_metrics
+from trnet.training.saving import Saving
 from trnet.training.schedule import learning_rate
 from trnet.training.stopping import Stop
 
@@ -125,7 +126,7 @@ def train(
     saving.resume(compute.devices, progress.say)
     is_random = _draws_random_numbers(network)
     network.hybridize(static_alloc=True, static_shape=True)
-    progress.resume(len(saving.metrics), saving.done["step"], saving.done["images"])
+    progress.resume(len(saving.metrics.rows), saving.done["step"], saving.done["images"])
 
     def rates() -> Iterator[float]:
         """Learning rates of the steps until a checkpoint is due; a step is done after its yield."""
@@ -197,7 +198,7 @@ def train(
         progress.epoch(row)
         if log is not None:
             log(row)
-    return saving.metrics
+    return saving.metrics.rows
 
 
 def _draws_random_numbers(network: HybridBlock) -> bool:
@@ -248,13 +249,13 @@ def score_start(
         if not math.isfinite(scores.loss):
             raise Diverged(f"{folder}: {_LOSS} epoch 0: see the weights of model.pretrained")
         row = {"epoch": 0, **asdict(scores), **found, "seconds": time.perf_counter() - begin}
-        metrics = [row]
+        metrics = Metrics([row])
         if compute.workers.writes:
             trainer = make_trainer(network, recipe)
             checkpoint.save(folder / "checkpoints", network, trainer, metrics, seed, config_hash)
     if compute.workers.writes:
-        write_metrics(folder, metrics)
-    return metrics
+        metrics.write(folder)
+    return metrics.rows
 
 
 @contextmanager

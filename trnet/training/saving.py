@@ -1,13 +1,9 @@
-"""What a training leaves in its run folder: checkpoints, and metrics in several forms."""
+"""Where a training is, and what it leaves in its run folder to come back there."""
 
 from __future__ import annotations
 
-import csv
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from io import StringIO
+from collections.abc import Callable
 from pathlib import Path
 
 from mxnet import gluon
@@ -15,9 +11,9 @@ from mxnet.gluon import HybridBlock
 
 from trnet import threads
 from trnet.errors import Stopped
-from trnet.files import naming, write_aside
 from trnet.training import checkpoint
 from trnet.training.distributed import Workers
+from trnet.training.metrics import Metrics
 from trnet.training.optimizers import all_finite
 from trnet.training.stopping import Stop
 
@@ -43,7 +39,7 @@ class Saving:
 
     Attributes
     ----------
-    metrics : list of dict
+    metrics : Metrics
         Of every whole epoch.
     done : Within
         What was done of the next one.
@@ -65,13 +61,13 @@ class Saving:
         self._seed, self._hash_until = seed, hash_until
         self._workers, self._stop, self._minutes = workers, stop, minutes
         self._saved = time.monotonic()
-        self.metrics: list[dict] = []
+        self.metrics = Metrics()
         self.done = nothing()
 
     @property
     def epoch(self) -> int:
         """The number of the epoch that is under way, from 1."""
-        return len(self.metrics) + 1
+        return len(self.metrics.rows) + 1
 
     def resume(self, devices: list, say: Callable[[str], None]) -> None:
         """Load the latest undamaged checkpoint, if there is one; damaged ones are set aside.
@@ -88,18 +84,19 @@ class Saving:
         last = checkpoint.newest(self._checkpoints)
         if last is not None:
             self.metrics = checkpoint.load_metrics(last)
-            self.done = {**nothing(), **(checkpoint.load_within(last) or {})}
+            state = checkpoint.load_state(last)
+            self.done = {**nothing(), **(state["within"] or {})}
             checkpoint.load_network(last, self._network, devices)
-            begun = len(self.metrics) + (self.done["step"] > 0)
+            begun = state["epoch"] + (self.done["step"] > 0)
             decided = self._hash_until(begun)
             checkpoint.load_trainer(last, self._network, self._trainer, self._seed, decided)
-            before, now = checkpoint.load_threads(last), threads.in_use()
+            before, now = state.get("threads", "an unknown number"), threads.in_use()
             if before != now:
                 say(f"threads: {before} until now, {now} from here; the last digits may differ")
-        self._workers.agree("the epoch of the last checkpoint", len(self.metrics))
+        self._workers.agree("the epoch of the last checkpoint", len(self.metrics.rows))
         if self._workers.writes:
             checkpoint.prune(self._checkpoints, self.metrics)
-            write_metrics(self._folder, self.metrics)
+            self.metrics.write(self._folder)
         else:  # the first worker counts what one worker alone has done of an epoch
             self.done = {**self.done, "images": 0, "loss": 0.0}
 
@@ -152,7 +149,7 @@ class Saving:
         self.done = nothing()
         self._save(None)
         if self._workers.writes:
-            append_metrics(self._folder, row)
+            self.metrics.write_last(self._folder)
 
     def _check_finite(self) -> None:
         """Refuse weights that are not finite; a ReLU may hide them from the loss."""
@@ -169,7 +166,7 @@ class Saving:
                     self._trainer,
                     self.metrics,
                     self._seed,
-                    self._hash_until(len(self.metrics) + (within is not None)),
+                    self._hash_until(len(self.metrics.rows) + (within is not None)),
                     within,
                 )
         self._saved = time.monotonic()
@@ -178,58 +175,3 @@ class Saving:
 def nothing() -> checkpoint.Within:
     """Before the first step of an epoch."""
     return {"step": 0, "images": 0, "loss": 0.0, "skipped": 0, "seconds": 0.0}
-
-
-def write_metrics(folder: Path, metrics: list[dict]) -> None:
-    """Write ``metrics.jsonl`` and ``metrics.csv`` from the metrics of every epoch.
-
-    Without any, there are no such files.
-    """
-    if not metrics:
-        for name in ("metrics.jsonl", "metrics.csv"):
-            (folder / name).unlink(missing_ok=True)
-        return
-    write_aside(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
-    write_aside(folder / "metrics.csv", _csv(metrics[0], *(row.values() for row in metrics)))
-
-
-def append_metrics(folder: Path, row: dict) -> None:
-    """Append an epoch's metrics to both files."""
-    path = folder / "metrics.jsonl"
-    with naming(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-    path = folder / "metrics.csv"
-    with naming(path), path.open("a", encoding="utf-8") as file:
-        file.write(_csv(*([row] if file.tell() == 0 else []), row.values()))
-
-
-def _csv(*rows: Iterable) -> str:
-    text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-@contextmanager
-def tensorboard(folder: Path) -> Iterator[Callable[[dict], None]]:
-    """Log every epoch's metrics for TensorBoard, in a run folder.
-
-    What it shows of epochs that are trained again is replaced.
-    """
-    from tensorboardX import SummaryWriter
-
-    writer = None
-
-    def log(row: dict) -> None:
-        nonlocal writer
-        if writer is None:
-            path = str(folder / "tensorboard")
-            writer = SummaryWriter(path, purge_step=row["epoch"], flush_secs=10)
-        for name, value in row.items():
-            if name != "epoch":
-                writer.add_scalar(name, value, row["epoch"])
-
-    try:
-        yield log
-    finally:
-        if writer is not None:
-            writer.close()
