@@ -100,6 +100,15 @@ def test_a_single_seed_corrects_nothing_and_shows_no_p():
     assert sorted(bool(row[4].strip()) for row in rows) == [False, False, True]
 
 
+@pytest.mark.parametrize("half, printed", [(0.3, "< 0.001"), (1.0, "0.003"), (2.0, "0.013")])
+def test_no_p_is_printed_as_zero(half, printed):
+    (finding,) = judge([found(change(4.0, half))])
+    expected = stats.t.sf(4 / (half / stats.t.ppf(0.975, 2)), 2) * 2
+    assert finding.p_value == pytest.approx(expected)
+    (row,) = details([finding]).splitlines()[2:]
+    assert row.split("|")[4].strip() == printed
+
+
 def findings() -> list[Finding]:
     common = {"source": "a talk", "tested_by": (TEST,)}
     gain = Claim(claim="gains", published="+1", low=0, **common)

@@ -96,7 +96,7 @@ def details(findings: Sequence[Finding]) -> str:
             "Claim": [f.claim.claim for f in order],
             "Verdict": [f.verdict for f in order],
             "Change of Top-1, points": [measured(f.change, signed=True) for f in order],
-            "p": [f"{f.p_value:.3f}" if f.change and f.change.seeds > 1 else "" for f in order],
+            "p": [_chance(f) for f in order],
             "Claimed": [_range(f.claim) for f in order],
             "Experiment": [f.comparison.experiment for f in order],
             "Against": [f.comparison.against for f in order],
@@ -130,6 +130,12 @@ def _verdicts(findings: Sequence[Finding]) -> str:
     if len(found) == 1:
         return f"**{found[0][0]}**"
     return ", ".join(f"**{v}** {n} of {len(findings)}" for v, n in found)
+
+
+def _chance(finding: Finding) -> str:
+    if finding.change is None or finding.change.seeds < 2:
+        return ""
+    return "< 0.001" if finding.p_value < 0.0005 else f"{finding.p_value:.3f}"
 
 
 def _range(claim: Claim) -> str:
