@@ -26,6 +26,7 @@ from tensor.reference import FORMS
 
 from trnet.layers import TCL, TRL, fold
 from trnet.layers.block import TensorBlock
+from trnet.tensor.plan import TRAINING
 
 ONES = {"tcl": (1, 1, 1), "tucker": (1, 1, 1, 1), "cp": 1, "tensor_train": (1, 1, 1)}
 
@@ -228,6 +229,31 @@ def test_export_and_import(kind, tmp_path):
     for batch in (1, 7):
         x = normal(batch, 3, 6, 5)
         close(imported(x), net(x), 1e-12)
+
+
+@pytest.mark.parametrize("flags", [{}, {"static_alloc": True, "static_shape": True}])
+def test_a_graph_of_its_own_copies_no_input(kind, n_modes, flags, tmp_path):
+    """It takes views, at any batch, and what is exported takes inputs as they are."""
+    plain, layer = build(kind, n_modes), build(kind, n_modes)
+    set_values(layer, values(plain))
+    layer.hybridize(**flags)
+    for batch in (2, 5, 2):
+        expected, x = sample(n_modes, batch), sample(n_modes, batch)
+        x[:] = expected
+        for block, array in ((plain, expected), (layer, x)):
+            array.attach_grad()
+            with autograd.record():
+                out = block(array)
+            out.backward(mx.nd.ones_like(out))
+        close(layer(x), plain(x), 1e-12)
+        close(x.grad, expected.grad, 1e-12)
+    first = layer._products(mx.nd, layer._factors_on(mx.cpu()), TRAINING)[0]
+    assert layer._view == first.takes
+    layer.export(str(tmp_path / "layer"))
+    files = str(tmp_path / "layer-symbol.json"), ["data"], str(tmp_path / "layer-0000.params")
+    close(gluon.SymbolBlock.imports(*files)(x), plain(x), 1e-12)
+    layer.hybridize(False)
+    close(layer(x), plain(x), 1e-12)
 
 
 def test_save_and_load(kind, tmp_path):

@@ -30,6 +30,8 @@ class TensorBlock(HybridBlock):
     """
 
     _checks = True  # in graphs, the sizes of an input's modes
+    _traces_view = False  # while a graph is made of inputs as the first product takes them
+    _view: tuple[int, ...] | None = None  # of a sample, as that graph takes it
 
     def forward(self, x):
         if not isinstance(x, (mx.nd.NDArray, mx.sym.Symbol)):
@@ -62,11 +64,36 @@ class TensorBlock(HybridBlock):
         stored = {name: prepare(factors[name]) for name in self._stored_names()}
         factors = self._apply_dropout(F, self._factors(F, stored))
         if self._implementation == "fused":
-            out = contract(F, x, self._products(F, factors, TRAINING), bias, self._checks)
+            products = self._products(F, factors, TRAINING)
+            if self._traces_view:
+                self._view = products[0].takes
+            out = contract(F, x, products, bias, self._checks, self._traces_view)
         else:
             out = self._through_tensorly(F, x, factors, bias)
         out = F.Cast(out, dtype="float16") if widen else out
         return out.as_np_ndarray() if numpy_semantics else out
+
+    def _build_cache(self, x) -> None:
+        # A graph copies an input that it reshapes first. So that of a layer by itself takes views;
+        # the one that is exported takes inputs as they are.
+        exported = self._get_graph(x)
+        if self._backend is not None:
+            super()._build_cache(x)
+            return
+        self._cached_graph, self._traces_view = (), True
+        try:
+            super()._build_cache(x)
+        finally:
+            self._cached_graph, self._traces_view = exported, False
+
+    def _call_cached_op(self, x):
+        if self._cached_op is None:
+            self._build_cache(x)
+        return super()._call_cached_op(x if self._view is None else x.reshape((-1, *self._view)))
+
+    def _clear_cached_op(self) -> None:
+        self._view = None
+        super()._clear_cached_op()
 
     def _through_tensorly(self, F, x, factors: dict, bias):
         if F is not mx.nd:

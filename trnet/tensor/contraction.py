@@ -25,7 +25,7 @@ from trnet.tensor.plan import (
     Step,
     plan,
 )
-from trnet.tensor.views import guarded
+from trnet.tensor.views import by_sizes, guarded
 
 # One product in place of several is estimated with its matrix read from memory. Where the matrix is
 # in a cache it costs half of that or less, so products have to cost less than this share of it.
@@ -174,7 +174,9 @@ class ComponentwiseProduct:
 Product = Union[MatrixProduct, PixelwiseProduct, ComponentwiseProduct]
 
 
-def contract(F, x, products: Sequence[Product], bias=None, checks: bool = True):
+def contract(
+    F, x, products: Sequence[Product], bias=None, checks: bool = True, is_viewed: bool = False
+):
     """Contract a batch, product by product.
 
     Parameters
@@ -189,6 +191,8 @@ def contract(F, x, products: Sequence[Product], bias=None, checks: bool = True):
     checks : bool
         Whether the sizes of a symbol are checked where one product takes whole samples; else only
         how many elements these have is, as by a dense layer.
+    is_viewed : bool
+        Whether samples have the shape that the first product takes, and were checked.
 
     Returns
     -------
@@ -199,7 +203,10 @@ def contract(F, x, products: Sequence[Product], bias=None, checks: bool = True):
     is_dense = len(products) == len(after) == 1 and products[0].step.is_whole
     if is_dense and products[0].takes_bias and not checks:
         return products[0].apply(F, x, bias)
-    x, shape, view = guarded(F, x, [product.step for product in products])
+    if is_viewed:
+        shape, view = products[0].takes, by_sizes
+    else:
+        x, shape, view = guarded(F, x, [product.step for product in products])
     *others, last = products
     for product in others:
         x = product.apply(F, view(x, shape, product.takes))

@@ -55,7 +55,7 @@ def guarded(F, x, steps: Sequence[Step]) -> tuple[object, Shape, View]:
     """
     shape = steps[0].before
     if not is_symbolic(F):
-        return x, shape, _by_sizes
+        return x, shape, by_sizes
     if len(shape) == _VOLUME:
         x = F.squeeze(F.expand_dims(x, axis=1), axis=1)
     if _operators_check(steps):
@@ -66,7 +66,7 @@ def guarded(F, x, steps: Sequence[Step]) -> tuple[object, Shape, View]:
         # The matrix compares how many elements there are; the first mode's size is all it lacks.
         x = x.reshape((KEEP, SPLIT, first, 1, *[KEEP] * len(others)))
         return x, shape, partial(_by_codes, F)
-    return _require(x, shape), (), _by_sizes
+    return _require(x, shape), (), by_sizes
 
 
 def is_symbolic(F) -> bool:
@@ -74,7 +74,8 @@ def is_symbolic(F) -> bool:
     return F.__name__ == "mxnet.symbol"
 
 
-def _by_sizes(x, shape: Shape, target: Shape):
+def by_sizes(x, shape: Shape, target: Shape):
+    """Samples of a shape with their elements taken as samples of another, unchecked."""
     return x if shape == target else x.reshape((-1, *target))
 
 
