@@ -233,7 +233,7 @@ def test_export_and_import(kind, tmp_path):
 
 @pytest.mark.parametrize("flags", [{}, {"static_alloc": True, "static_shape": True}])
 def test_a_graph_of_its_own_copies_no_input(kind, n_modes, flags, tmp_path):
-    """It takes views, at any batch, and what is exported takes inputs as they are."""
+    """In inference it takes views, at any batch; what is exported takes inputs as they are."""
     plain, layer = build(kind, n_modes), build(kind, n_modes)
     set_values(layer, values(plain))
     layer.hybridize(**flags)
@@ -248,7 +248,7 @@ def test_a_graph_of_its_own_copies_no_input(kind, n_modes, flags, tmp_path):
         close(layer(x), plain(x), 1e-12)
         close(x.grad, expected.grad, 1e-12)
     first = layer._products(mx.nd, layer._factors_on(mx.cpu()), TRAINING)[0]
-    assert layer._view == first.takes
+    assert layer._viewing._view == first.takes and not layer._children
     layer.export(str(tmp_path / "layer"))
     files = str(tmp_path / "layer-symbol.json"), ["data"], str(tmp_path / "layer-0000.params")
     close(gluon.SymbolBlock.imports(*files)(x), plain(x), 1e-12)

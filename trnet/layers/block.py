@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
+from mxnet import autograd
 from mxnet.gluon import HybridBlock, nn
 
 from trnet.layers.tracing import shape_in_trace
@@ -30,8 +32,9 @@ class TensorBlock(HybridBlock):
     """
 
     _checks = True  # in graphs, the sizes of an input's modes
-    _traces_view = False  # while a graph is made of inputs as the first product takes them
-    _view: tuple[int, ...] | None = None  # of a sample, as that graph takes it
+    _traces_view = False  # whether the graph's inputs are as the first product takes them
+    _view: tuple[int, ...]  # a sample's shape then
+    _viewing: TensorBlock | None = None  # the same layer with such a graph
 
     def forward(self, x):
         if not isinstance(x, (mx.nd.NDArray, mx.sym.Symbol)):
@@ -73,26 +76,24 @@ class TensorBlock(HybridBlock):
         out = F.Cast(out, dtype="float16") if widen else out
         return out.as_np_ndarray() if numpy_semantics else out
 
-    def _build_cache(self, x) -> None:
-        # A graph copies an input that it reshapes first. So that of a layer by itself takes views;
-        # the one that is exported takes inputs as they are.
-        exported = self._get_graph(x)
-        if self._backend is not None:
-            super()._build_cache(x)
-            return
-        self._cached_graph, self._traces_view = (), True
-        try:
-            super()._build_cache(x)
-        finally:
-            self._cached_graph, self._traces_view = exported, False
-
     def _call_cached_op(self, x):
+        # A graph copies an input of its own that it reshapes; a view of an array copies nothing.
+        # Its gradient would be copied, so only inference takes views.
+        if autograd.is_recording() or self._backend is not None or self._callback is not None:
+            return super()._call_cached_op(x)
         if self._cached_op is None:
-            self._build_cache(x)
-        return super()._call_cached_op(x if self._view is None else x.reshape((-1, *self._view)))
+            self._build_cache(x)  # of inputs as they are: it is exported
+        if self._viewing is None:
+            viewing = copy(self)
+            viewing._clear_cached_op()
+            viewing._traces_view = True
+            viewing._build_cache(x)
+            vars(self)["_viewing"] = viewing  # not as a child
+        view = x.reshape((-1, *self._viewing._view))
+        return super(TensorBlock, self._viewing)._call_cached_op(view)
 
     def _clear_cached_op(self) -> None:
-        self._view = None
+        vars(self)["_viewing"] = None
         super()._clear_cached_op()
 
     def _through_tensorly(self, F, x, factors: dict, bias):
