@@ -31,6 +31,7 @@ BATCH = 32
 SHORTER = 256  # side of the smaller records
 IMAGENET = 1_281_167  # training images
 ROUNDS = 5
+DALI_EPOCHS = 4  # at a time, because it reads ahead of what is asked for
 
 
 def main() -> None:
@@ -154,13 +155,15 @@ def by_dali(root: Path, threads: int) -> dict[str, Iterator]:
             output_layout="CHW",
         )
 
-    def epoch(part: str, augments: bool) -> Iterator:
-        running = pipeline(part, augments)
-        for _ in range(PHOTOGRAPHS // BATCH):
+    def epochs(running) -> Iterator:
+        for _ in range(DALI_EPOCHS * PHOTOGRAPHS // BATCH):
             labels, images = running.run()
             yield mx.nd.array(images.as_array()), labels.as_array()
 
-    return {"training": epoch("train", True), "evaluation": epoch("val", False)}
+    pipelines = {"training": pipeline("train", True), "evaluation": pipeline("val", False)}
+    for built in pipelines.values():
+        built.build()
+    return {purpose: epochs(built) for purpose, built in pipelines.items()}
 
 
 def rate(epoch: Iterator) -> float:

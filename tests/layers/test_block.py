@@ -256,6 +256,46 @@ def test_a_graph_of_its_own_copies_no_input(kind, n_modes, flags, tmp_path):
     close(layer(x), plain(x), 1e-12)
 
 
+class Flipped(TRL):
+    """A layer of somebody's own, which looks at the input's modes."""
+
+    def hybrid_forward(self, F, x, **parameters):
+        return super().hybrid_forward(F, F.flip(x, axis=1), **parameters)
+
+
+def test_a_layer_of_ones_own_takes_inputs_as_they_are():
+    layer = Flipped(2, (2, 1, 1, 2), (4, 3, 3))
+    layer.initialize(mx.init.Normal(1.0))
+    x = normal(2, 4, 3, 3, dtype="float32")
+    expected = layer(x)
+    layer.hybridize()
+    close(layer(x), expected, 1e-5)
+
+
+def test_inference_after_all_that_changes_a_graph(kind):
+    """In a recorded scope, after a cast, other parameters, and on a folded layer."""
+    plain, layer = build(kind), build(kind)
+    set_values(layer, values(plain))
+    layer.hybridize()
+    x = sample()
+    close(layer(x), plain(x), 1e-12)
+    with autograd.record():
+        with autograd.pause():
+            close(layer(x), plain(x), 1e-12)
+        close(layer(x), plain(x), 1e-12)
+    set_values(layer, {name: 2 * value for name, value in values(plain).items()})
+    set_values(plain, values(layer))
+    close(layer(x), plain(x), 1e-12)
+    for block in (plain, layer):
+        block.cast("float32")
+    x = x.astype("float32")
+    close(layer(x), plain(x), 1e-4)
+    folded = fold(layer)
+    folded.hybridize()
+    close(folded(x), plain(x), 1e-4)
+    close(layer(x), plain(x), 1e-4)
+
+
 def test_save_and_load(kind, tmp_path):
     file = str(tmp_path / "layer.params")
     saved, x = build(kind), sample()

@@ -115,14 +115,25 @@ def test_no_whole_checkpoint_is_an_error_and_deletes_nothing(tmp_path):
         path.write_text("{}")
     said = []
     for _ in range(2):  # and no training starts again unasked
-        with pytest.raises(UserError, match="expected an undamaged checkpoint, got 2"):
+        named = r"got 2 that are damaged \([^\n]*epoch-0002/state\.json: is damaged[^\n]*$"
+        with pytest.raises(UserError, match=named):
             checkpoint.set_damaged_aside(tmp_path, said.append)
-    assert len(said) == 2 and "state.json: is damaged" in said[0]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "epoch-0001.damaged",
-        "epoch-0002.damaged",
-        "metrics.jsonl",
-    ]
+    assert not said
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["epoch-0001", "epoch-0002", "metrics.jsonl"]
+
+
+def test_a_checkpoint_of_another_release_is_not_set_aside(tmp_path):
+    """Its structure may be another one; undamaged it waits for its own release."""
+    save(tmp_path, (0.3, 0.2))
+    newest = tmp_path / "epoch-0002"
+    (newest / "state.json").write_text(json.dumps({"version": 3, "metrics": "elsewhere"}))
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["state.json"] = described(newest / "state.json")
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="expected version 2, got 3; another release of trnet"):
+        checkpoint.set_damaged_aside(tmp_path, print)
+    assert newest.is_dir()
 
 
 def test_a_part_of_an_epoch_from_an_earlier_release_resumes(blobs, tmp_path):

@@ -86,6 +86,50 @@ def test_no_copy_that_is_whole_is_an_error(tmp_path):
         Metrics.load(checkpoints, metrics.described())
 
 
+def test_without_a_whole_copy_undamaged_checkpoints_stay(blobs, tmp_path):
+    """Once somebody restores the metrics, the training resumes."""
+    run(small_network(), blobs, tmp_path, recipe(epochs=2, **CONSTANT))
+    copies = [tmp_path / "metrics.jsonl", tmp_path / "checkpoints/metrics.jsonl"]
+    content = copies[0].read_bytes()
+    for copy in copies:
+        copy.write_bytes(content.replace(b"\n", b"\r\n"))
+    with pytest.raises(UserError, match=r"metrics\.jsonl: is damaged or missing"):
+        run(small_network(), blobs, tmp_path, recipe(epochs=4, **CONSTANT))
+    copies[0].write_bytes(content)
+    rows = run(small_network(), blobs, tmp_path, recipe(epochs=4, **CONSTANT))
+    assert rows[:2] == [json.loads(line) for line in content.splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_log_that_was_cut_meanwhile_is_written_again(is_gone, tmp_path):
+    """While a training runs, somebody deletes it, or empties it."""
+    metrics, checkpoints = saved(tmp_path, ROWS[:3])
+    log = checkpoints / "metrics.jsonl"
+    if is_gone:
+        log.unlink()
+    else:
+        log.write_bytes(b"")
+    metrics.append(ROWS[3])
+    metrics.save(checkpoints)
+    assert described(log) == Metrics(ROWS).described()
+
+
+def test_no_rows_need_no_file(tmp_path):
+    """As in the first epoch."""
+    assert Metrics.load(tmp_path / "checkpoints", Metrics().described()).rows == []
+
+
+def test_a_damaged_log_is_repaired_by_a_training_that_has_ended(blobs, tmp_path):
+    settings = recipe(epochs=2, **CONSTANT)
+    run(small_network(), blobs, tmp_path, settings)
+    log = tmp_path / "checkpoints/metrics.jsonl"
+    content = log.read_bytes()
+    log.unlink()
+    run(small_network(), blobs, tmp_path, settings)
+    assert log.read_bytes() == content
+
+
 def test_what_did_not_fit_is_written_by_the_next_save(tmp_path):
     """Half of a row may be on a disk that was full."""
     metrics, checkpoints = saved(tmp_path, ROWS[:2])

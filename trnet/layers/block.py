@@ -32,9 +32,10 @@ class TensorBlock(HybridBlock):
     """
 
     _checks = True  # in graphs, the sizes of an input's modes
-    _traces_view = False  # whether the graph's inputs are as the first product takes them
-    _view: tuple[int, ...]  # a sample's shape then
-    _viewing: TensorBlock | None = None  # the same layer with such a graph
+    # A copy of the layer, for inference, whose graph takes samples as the first product does.
+    _viewing: TensorBlock | None = None
+    _traces_view = False  # whether this is that copy
+    _view: tuple[int, ...]  # and the shape
 
     def forward(self, x):
         if not isinstance(x, (mx.nd.NDArray, mx.sym.Symbol)):
@@ -70,7 +71,7 @@ class TensorBlock(HybridBlock):
             products = self._products(F, factors, TRAINING)
             if self._traces_view:
                 self._view = products[0].takes
-            out = contract(F, x, products, bias, self._checks, self._traces_view)
+            out = contract(F, x, products, bias, checks=self._checks, is_viewed=self._traces_view)
         else:
             out = self._through_tensorly(F, x, factors, bias)
         out = F.Cast(out, dtype="float16") if widen else out
@@ -79,7 +80,9 @@ class TensorBlock(HybridBlock):
     def _call_cached_op(self, x):
         # A graph copies an input of its own that it reshapes; a view of an array copies nothing.
         # Its gradient would be copied, so only inference takes views.
-        if autograd.is_recording() or self._backend is not None or self._callback is not None:
+        is_own = type(self).hybrid_forward is TensorBlock.hybrid_forward
+        is_watched = self._backend is not None or self._callback is not None
+        if autograd.is_recording() or is_watched or not is_own or x.stype != "default":
             return super()._call_cached_op(x)
         if self._cached_op is None:
             self._build_cache(x)  # of inputs as they are: it is exported
@@ -89,8 +92,12 @@ class TensorBlock(HybridBlock):
             viewing._traces_view = True
             viewing._build_cache(x)
             vars(self)["_viewing"] = viewing  # not as a child
-        view = x.reshape((-1, *self._viewing._view))
-        return super(TensorBlock, self._viewing)._call_cached_op(view)
+        shape = self._viewing._view
+        if x.shape[1:] == shape:
+            return super()._call_cached_op(x)
+        view = x.as_nd_ndarray().reshape((-1, *shape))  # a NumPy array's reshape is a copy
+        view = view.as_np_ndarray() if isinstance(x, mx.np.ndarray) else view
+        return super(TensorBlock, self._viewing)._call_cached_op(view)  # which views no more
 
     def _clear_cached_op(self) -> None:
         vars(self)["_viewing"] = None

@@ -175,7 +175,7 @@ Product = Union[MatrixProduct, PixelwiseProduct, ComponentwiseProduct]
 
 
 def contract(
-    F, x, products: Sequence[Product], bias=None, checks: bool = True, is_viewed: bool = False
+    F, x, products: Sequence[Product], bias=None, *, checks: bool = True, is_viewed: bool = False
 ):
     """Contract a batch, product by product.
 

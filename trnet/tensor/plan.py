@@ -155,7 +155,7 @@ def plan(
 ) -> tuple[Step, ...]:
     """Cheapest sequence of products that takes a sample from ``in_shape`` to ``rank``.
 
-    Every way of merging neighbouring modes is tried, in every order.
+    Of all :func:`candidates`.
 
     Parameters
     ----------
@@ -170,12 +170,16 @@ def plan(
     -------
     tuple of Step
     """
-    candidates = (
-        _steps(in_shape, rank, order)
-        for groups in _neighbouring_groups(len(in_shape))
-        for order in permutations(groups)
+    return min(
+        candidates(in_shape, rank), key=lambda steps: sum(step.cost(reuse) for step in steps)
     )
-    return min(candidates, key=lambda steps: sum(step.cost(reuse) for step in steps))
+
+
+def candidates(in_shape: tuple[int, ...], rank: tuple[int, ...]) -> Iterator[tuple[Step, ...]]:
+    """All sequences of products: every way of merging neighbouring modes, in every order."""
+    for groups in _neighbouring_groups(len(in_shape)):
+        for order in permutations(groups):
+            yield _steps(in_shape, rank, order)
 
 
 def _steps(

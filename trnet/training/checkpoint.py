@@ -4,8 +4,8 @@ A checkpoint holds the network's parameters, the optimiser's arrays, ``state.jso
 ``manifest.json``, which is written last and has the size and the SHA-256 of the other files. What
 is read is checked against it. ``epoch-0003`` is of three whole epochs, and
 ``epoch-0004-step-000120`` of 120 steps more. Kept are the last two and the best by Top-1: a damaged
-one is set aside, and a training resumes from the one before. The metrics of all epochs are in
-``metrics.jsonl`` beside them, of which each describes the rows until then.
+one is set aside, and a training resumes from the one before. Beside them is the log of all epochs'
+metrics; each checkpoint has the size and the SHA-256 of the rows up to its epoch.
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ class Within(TypedDict):
     seconds: float
 
 
-class State(TypedDict):
+class _Versioned(TypedDict):
+    version: int
+
+
+class State(_Versioned):
     """``state.json``: whose a checkpoint is, and what a training needs beside the arrays.
 
     Attributes
@@ -75,7 +79,7 @@ class State(TypedDict):
     config_hash : str
         Of what decides the run so far: :meth:`trnet.config.Config.hash_until`.
     metrics : File or list of Epoch
-        The rows of every epoch so far in ``metrics.jsonl``; in version 1 the rows themselves.
+        The size and the SHA-256 of the rows so far in the log; in version 1, the rows.
     updates : dict of str to int
         How often each parameter was updated, by its place in the network.
     numbers : dict of str to float
@@ -84,7 +88,6 @@ class State(TypedDict):
         That the steps were computed with: see :func:`trnet.threads.in_use`.
     """
 
-    version: int
     epoch: Annotated[int, Field(ge=0)]
     within: Optional[Within]
     seed: int
@@ -195,7 +198,7 @@ def _best(folder: Path, metrics: Metrics) -> Path:
 
 
 def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
-    """Rename checkpoints that are damaged, so that the latest one is whole; nothing is deleted.
+    """Rename damaged checkpoints, so that the latest one is whole; nothing is deleted.
 
     Parameters
     ----------
@@ -206,26 +209,37 @@ def set_damaged_aside(folder: Path, say: Callable[[str], None]) -> None:
     Raises
     ------
     UserError
-        If there are checkpoints, and all are damaged.
+        If there are checkpoints, and all are damaged, or another release wrote one: all stay.
     """
+    damaged: dict[Path, UserError] = {}
     for path in reversed(_all(folder)):
         try:
             for name in (NETWORK, _OPTIMIZER, _STATE):
                 _checked(path, name)
             load_metrics(path)
-            return
+            break
+        except OfAnotherRelease:
+            raise
         except UserError as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            while aside.exists():
-                aside = aside.with_name(f"{aside.name}-again")
-            path.rename(aside)
-            say(f"{error}; set aside as {aside.name}")
-    damaged = [*folder.glob(f"{_PREFIX}*.damaged*")]
-    if damaged:
-        raise UserError(
-            f"{folder}: expected an undamaged checkpoint, got {len(damaged)} that are damaged; to "
-            "start again, delete the run folder or use another --runs"
-        )
+            damaged[path] = error
+    else:
+        n_damaged = len(damaged) + len([*folder.glob(f"{_PREFIX}*.damaged*")])
+        if n_damaged:
+            why = f" ({next(iter(damaged.values()))})" if damaged else ""
+            raise UserError(
+                f"{folder}: expected an undamaged checkpoint, got {n_damaged} that are damaged"
+                f"{why}; to start again, delete the run folder or use another --runs"
+            )
+    for path, error in damaged.items():
+        aside = path.with_name(f"{path.name}.damaged")
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}-again")
+        path.rename(aside)
+        say(f"{error}; {path.name} is set aside as {aside.name}")
+
+
+class OfAnotherRelease(UserError):
+    """A checkpoint whose structure this release does not know."""
 
 
 def load_state(checkpoint: Path) -> State:
@@ -235,14 +249,15 @@ def load_state(checkpoint: Path) -> State:
     ------
     UserError
         If it is damaged, or the state of another checkpoint.
+    OfAnotherRelease
     """
     path = _checked(checkpoint, _STATE)
-    state = read_json(path, State)
-    if not 1 <= state["version"] <= VERSION:
-        raise UserError(
-            f"{path}: expected version {VERSION}, got {state['version']}; another release of trnet "
-            "wrote it"
+    version = read_json(path, _Versioned)["version"]
+    if not 1 <= version <= VERSION:
+        raise OfAnotherRelease(
+            f"{path}: expected version {VERSION}, got {version}; another release of trnet wrote it"
         )
+    state = read_json(path, State)
     own = _path(checkpoint.parent, state["epoch"], state["within"])
     if checkpoint != own:
         raise UserError(f"{path}: expected the state of {checkpoint.name}, got that of {own.name}")

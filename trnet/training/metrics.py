@@ -1,8 +1,9 @@
-"""Metrics of every epoch: one row each, in ``metrics.jsonl``, twice, and in ``metrics.csv``.
+"""Metrics of every epoch, one row each: a log beside the checkpoints, and copies for readers.
 
-The copy beside the checkpoints is a log that only grows. A checkpoint has the size and the SHA-256
-of its rows until then, not the rows, so that the thousandth epoch costs as much as the first. The
-copy in the run folder is for readers. Each of them restores the other.
+The log, ``checkpoints/metrics.jsonl``, only grows. A checkpoint has the size and the SHA-256 of the
+rows up to its epoch, and not the rows, so that the thousandth epoch costs as much as the first. The
+copies in the run folder are ``metrics.jsonl``, the same rows, and ``metrics.csv``. The log and its
+copy restore each other.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Metrics:
         self.rows: list[dict] = []
         self.best: dict | None = None
         self._digest, self._size = hashlib.sha256(), 0
-        self._unsaved = bytearray()
+        self._unsaved = bytearray()  # the last lines, which the log lacks
         for row in rows:
             self.append(row)
 
@@ -60,13 +61,16 @@ class Metrics:
         return {"size": self._size, "sha256": self._digest.hexdigest()}
 
     def save(self, checkpoints: Path) -> None:
-        """Bring the log beside the checkpoints up to these rows: they are on the disk then.
+        """Write the rows that the log lacks, and wait until they are on the disk.
 
-        What the log has beyond them is of epochs that are trained again.
+        Rows of later epochs, which are trained again, are cut off.
         """
         path = checkpoints / _LOG
-        with naming(path), path.open("r+b" if path.exists() else "wb") as file:
-            file.seek(self._size - len(self._unsaved))
+        saved = self._size - len(self._unsaved)
+        if not path.is_file() or path.stat().st_size < saved:  # not by us: it is written again
+            saved, self._unsaved[:] = 0, "".join(map(_line, self.rows)).encode()
+        with naming(path), path.open("r+b" if saved else "wb") as file:
+            file.seek(saved)
             file.truncate()
             file.write(self._unsaved)
             file.flush()
@@ -82,6 +86,8 @@ class Metrics:
         UserError
             If both copies are damaged or missing.
         """
+        if not expected["size"]:
+            return cls()
         log, copy = checkpoints / _LOG, checkpoints.parent / _LOG
         for path in (log, copy):
             with suppress(OSError), path.open("rb") as file:
@@ -91,7 +97,7 @@ class Metrics:
                     if path == log:
                         metrics._unsaved.clear()
                     return metrics
-        raise UserError(f"{log}: is damaged or missing, and so is {copy}")
+        raise UserError(f"{log}: is damaged or missing, and so is its copy {copy}")
 
     def write(self, folder: Path) -> None:
         """Write the copies for readers, ``metrics.jsonl`` and ``metrics.csv``, into a run folder.

@@ -1,4 +1,4 @@
-"""Where a training is, and what it leaves in its run folder to come back there."""
+"""How far a training is, and the checkpoints that it resumes from."""
 
 from __future__ import annotations
 
@@ -97,6 +97,8 @@ class Saving:
         if self._workers.writes:
             checkpoint.prune(self._checkpoints, self.metrics)
             self.metrics.write(self._folder)
+            if self.metrics.rows:
+                self.metrics.save(self._checkpoints)
         else:  # the first worker counts what one worker alone has done of an epoch
             self.done = {**self.done, "images": 0, "loss": 0.0}
 
