@@ -4,7 +4,7 @@
 # make test:      set up, check the code, run the tests.
 # make docs:      set up, build the guide and its API reference into site/.
 # make benchmark: set up, with PyTorch in an environment of its own, and measure speed and memory
-#                 into results/benchmark; an hour on a quiet machine.
+#                 into results/benchmark; two hours on a quiet machine.
 # make gpu-check: set up MXNet for CUDA in an environment of its own, check the layers on a GPU against
 #                 the CPU, measure them and train on it, into results/gpu; some 5 minutes.
 # make audit:     set up bandit and pip-audit in an environment of their own, and look for insecure code
@@ -55,6 +55,7 @@ benchmark: .venv/installed .venv-peers/installed
 	.venv/bin/python benchmarks/layers.py --growth --processes 1
 	.venv/bin/python benchmarks/layers.py --memory
 	.venv/bin/python benchmarks/operators.py
+	.venv/bin/python benchmarks/plans.py
 	.venv/bin/python benchmarks/peers.py --python .venv-peers/bin/python
 	.venv/bin/python benchmarks/networks.py configs/imagenet --also alexnet 32
 	.venv/bin/python benchmarks/readers.py

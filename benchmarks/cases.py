@@ -71,3 +71,6 @@ GROWTH = [*map(resnet_trl, (6, 12, 25, 400, 800))]  # further ranks, to see how 
 BATCHES = (1, 8, 32, 128)
 COPIED = 2**24  # elements of an array that is copied to overwrite the caches
 MODES = ("forward", "forward and backward")
+# In a network: after a backbone that has just written the input, with caches overwritten before.
+# Alone: over and over, on one input, as somebody tries a layer in a notebook.
+PLACES = ("in a network", "alone")

@@ -10,8 +10,12 @@ matrix rate, both measured in the same turns.
 
 A layer is measured where it stands in a network: after a backbone that has just written its input.
 Here that backbone is one copy, whose own time is measured in the same turns and subtracted, as is
-its memory where that is measured. Before every turn the caches are overwritten. Every case is
-measured in several processes, as the place that a tensor gets in memory changes its speed.
+its memory where that is measured. Before every turn the caches are overwritten. At one batch it is
+measured alone, too, over and over on one input. All of it is with the processor's own instructions,
+and where these are AVX-512, at some batches, again with those of AVX2.
+
+Every case is measured in several processes, as the place that a tensor gets in memory changes its
+speed.
 """
 
 from __future__ import annotations
@@ -19,15 +23,23 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
 
 import numpy as np
-from cases import BATCHES, CASES, COPIED, GROWTH, MODES, Case
+from cases import BATCHES, CASES, COPIED, GROWTH, MODES, PLACES, Case
 from mxnet.gluon import HybridBlock, nn
-from timing import in_own_process, read_csv, rows_of, take_turns, write_csv
+from timing import (
+    in_own_process,
+    instruction_sets,
+    limited,
+    read_csv,
+    rows_of,
+    take_turns,
+    write_csv,
+)
 
 from trnet.tensor.backend import mx
 from trnet.threads import use_cores
@@ -35,7 +47,8 @@ from trnet.threads import use_cores
 SIDE = 1024  # of the square matrices whose product tells the matrix rate
 MIB = 2**20
 M_MMAP_THRESHOLD, PAGES = -3, 2**17  # of glibc's malloc: what is larger has pages of its own
-ONE_BATCH = 32  # where one has to do: for rebuilt weights, and for further ranks
+ONE_BATCH = 32  # where one has to do: for rebuilt weights, for further ranks, and alone
+AVX2_BATCHES = (32, 128)
 
 
 def main() -> None:
@@ -59,41 +72,80 @@ def main() -> None:
             rows += in_own_process(measure_memory, case, batch)
             write_csv(options.results / "memory.csv", rows)
         return
-    cases, batches = (GROWTH, (ONE_BATCH,)) if options.growth else (CASES, options.batches)
-    path = options.results / ("growth.csv" if options.growth else "layers.csv")
+    if options.growth:
+        cases, path = GROWTH, options.results / "growth.csv"
+        chosen = [(PLACES[0], instruction_sets()[0], ONE_BATCH)]
+    else:
+        cases, path = CASES, options.results / "layers.csv"
+        chosen = settings(options.batches)
+    rows, order = [], [case.name for case in cases]
     if options.only:
         cases = [case for case in cases if case.name == options.only]
         rows = [row for row in read_csv(path) if row["case"] != options.only]
-    else:
-        rows = []
-    for case, batch in product(cases, batches):
-        measured = [
-            in_own_process(measure, case, batch, options.rounds, options.budget, process)
-            for process in range(options.processes)
-        ]
-        for mode in MODES:
-            rows += summarize(case, batch, mode, [m[mode] for m in measured])
-        write_csv(path, rows)
+    for case in cases:
+        for place, instructions, batch in chosen:
+            with limited(instructions):
+                measured = [
+                    in_own_process(
+                        measure, case, batch, place, options.rounds, options.budget, process
+                    )
+                    for process in range(options.processes)
+                ]
+            for mode in MODES:
+                key = key_of(case, batch, mode, place, instructions)
+                rows += summarize(key, [one[mode] for one in measured])
+        write_csv(path, sorted(rows, key=lambda row: order.index(row["case"])))
 
 
-def measure(case: Case, batch: int, rounds: int, budget: float, process: int) -> dict:
+def settings(batches: Sequence[int]) -> list[tuple[str, str, int]]:
+    """Places, instructions and batches to measure: all batches where layers are used."""
+    own, *others = instruction_sets()
+    found = [(PLACES[0], own, batch) for batch in batches]
+    found += [(PLACES[0], other, batch) for other in others for batch in AVX2_BATCHES]
+    found += [(PLACES[1], one, ONE_BATCH) for one in (own, *others)]
+    return [setting for setting in found if setting[-1] in batches]
+
+
+def key_of(case: Case, batch: int, mode: str, place: str, instructions: str) -> dict:
+    """What a row is of."""
+    return {
+        "case": case.name,
+        "batch": batch,
+        "mode": mode,
+        "place": place,
+        "instructions": instructions,
+    }
+
+
+def tell(key: dict, text: str) -> None:
+    """Print what was measured of a key."""
+    print(f"{', '.join(map(str, key.values()))}: {text}", flush=True)
+
+
+def measure(case: Case, batch: int, place: str, rounds: int, budget: float, process: int) -> dict:
     """Seconds of every way to compute a case, and its roofline, by mode.
 
     What takes seconds, whatever the batch, is measured in the first process and at one batch.
     """
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
     copy, square = yardsticks()
+    yardstick = {"copy": copy, "square": square}
     measured, backbone = {}, 0.0
     for mode in MODES:
-        functions = {name: run(way, x, mode) for name, way in ways(case).items()}
-        if mode == "forward":  # its backward would write a gradient that no backbone needs
-            functions["backbone"] = run(Behind(First()), x, mode)
-        if process > 0 or batch != ONE_BATCH:
-            functions.pop("TensorLy, full weight", None)
-        yardstick = {"copy": copy, "square": square}
-        seconds = take_turns({**functions, **yardstick}, rounds, budget, copy)
+        if place == PLACES[1]:
+            functions = {name: run(way.alone, x, mode) for name, way in heads(case).items()}
+            seconds = take_turns(functions, rounds, budget, before=None)
+            seconds |= take_turns(yardstick, rounds, budget)
+        else:
+            functions = {name: run(way, x, mode) for name, way in ways(case).items()}
+            if mode == "forward":  # its backward would write a gradient that no backbone needs
+                functions["backbone"] = run(Behind(First()), x, mode)
+            if process > 0 or batch != ONE_BATCH:
+                functions.pop("TensorLy, full weight", None)
+            seconds = take_turns({**functions, **yardstick}, rounds, budget, copy)
         roofline = roofline_of(case, batch, mode, seconds.pop("copy"), seconds.pop("square"))
-        backbone = float(np.median(seconds.pop("backbone"))) if mode == "forward" else backbone
+        if "backbone" in seconds:
+            backbone = float(np.median(seconds.pop("backbone")))
         for name in seconds:
             if not name.startswith("TensorLy"):
                 seconds[name] = [spent - backbone for spent in seconds[name]]
@@ -119,14 +171,13 @@ def measure_memory(case: Case, batch: int) -> list[dict]:
     return rows
 
 
-def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[dict]:
-    """Rows of a case, a way to compute it each, ours first, from what processes measured."""
+def summarize(key: dict, measured: list[dict]) -> list[dict]:
+    """Rows of a setting, a way to compute it each, ours first, from what processes measured."""
     pooled: dict[str, list[float]] = {}
     for one in measured:
         for name, taken in one["seconds"].items():
             pooled.setdefault(name, []).extend(taken)
     roofline = 1e3 * float(np.median([one["roofline"] for one in measured]))
-    key = {"case": case.name, "batch": batch, "mode": mode}
     rows = [
         {
             **key,
@@ -139,11 +190,7 @@ def summarize(case: Case, batch: int, mode: str, measured: list[dict]) -> list[d
     ]
     ours, *others = rows
     told = ", ".join(f"{row['ours/this']:.2f} of {row['what']}" for row in others)
-    print(
-        f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, "
-        f"{ours['times roofline']} times the roofline, {told}",
-        flush=True,
-    )
+    tell(key, f"{ours['ms']:.2f} ms, {ours['times roofline']} times the roofline, {told}")
     return rows
 
 
@@ -194,7 +241,7 @@ def heads(case: Case) -> dict[str, Behind]:
 
 
 def through_tensorly(case: Case) -> dict[str, Callable]:
-    """The same formula through TensorLy's own functions on its MXNet backend, eagerly.
+    """The same formula as functions, through TensorLy's own on its MXNet backend.
 
     ``TensorLy`` projects the input; ``TensorLy, full weight`` rebuilds a TRL's weight first.
     """
@@ -206,11 +253,11 @@ def through_tensorly(case: Case) -> dict[str, Callable]:
             return {}
         layer = TCL(case.rank, case.in_shape, implementation="tensorly")
         layer.initialize(mx.init.Xavier())
-        return {"TensorLy": layer}
+        return {"TensorLy": layer.forward}
     form = case.factorization
     rebuilding = TRL(case.units, case.rank, case.in_shape, form, implementation="tensorly")
     rebuilding.initialize(mx.init.Xavier())
-    found = {"TensorLy, full weight": rebuilding}
+    found = {"TensorLy, full weight": rebuilding.forward}
     if form == "tucker":
         core, *factors, bias = (p.data() for p in rebuilding.collect_params().values())
 
@@ -241,6 +288,11 @@ class Behind(HybridBlock):
         self.head = nn.HybridSequential()
         self.head.add(*layers)
 
+    @property
+    def alone(self) -> HybridBlock:
+        """The head by itself; the layer, where it is one."""
+        return self.head[0] if len(self.head) == 1 else self.head
+
     def hybrid_forward(self, F, first, *rest):
         """What the head makes of a batch."""
         return self.head(F.concat(first, *rest, dim=0))
@@ -256,8 +308,8 @@ class First(HybridBlock):
 
 def run(way: Callable, x, mode: str) -> Callable[[], None]:
     """A call that computes one way in a mode, and waits for all that it computes."""
-    is_network = isinstance(way, Behind)
-    apart = is_network and len(x) > 1
+    is_network = isinstance(way, HybridBlock)
+    apart = isinstance(way, Behind) and len(x) > 1
     parts = [x[:1].copy(), x[1:].copy()] if apart else [x.copy()]
     if is_network:
         way.initialize(mx.init.Xavier())

@@ -4,7 +4,8 @@
 python benchmarks/operators.py
 
 MXNet's own profiler times every operator, each launched by itself, in the place that layers.py
-measures them in: after a backbone, with the caches overwritten before every forward.
+measures them in: after a backbone, with the caches overwritten before every forward; and with the
+same instructions.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from cases import CASES, Case
-from layers import machine, run, ways, yardsticks
-from timing import in_own_process, write_csv
+from layers import machine, run, tell, ways, yardsticks
+from timing import in_own_process, instruction_sets, limited, write_csv
 
 from trnet.tensor.backend import mx
 from trnet.threads import use_cores
@@ -37,13 +39,13 @@ def main() -> None:
     use_cores()
     os.environ["MXNET_EXEC_BULK_EXEC_INFERENCE"] = "0"  # or many operators would be one
     rows = []
-    for case in CASES:
-        for batch in options.batches:
-            rows += in_own_process(profile, case, batch)
+    for case, batch, instructions in product(CASES, options.batches, instruction_sets()):
+        with limited(instructions):
+            rows += in_own_process(profile, case, batch, instructions)
         write_csv(options.results / "operators.csv", rows)
 
 
-def profile(case: Case, batch: int) -> list[dict]:
+def profile(case: Case, batch: int, instructions: str) -> list[dict]:
     """Rows of a case: what each kind of operator takes in a forward of ours."""
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
     way, (copy, _) = ways(case)["ours"], yardsticks()
@@ -59,14 +61,14 @@ def profile(case: Case, batch: int) -> list[dict]:
             forward()
             mx.profiler.set_state("stop")
         operators = aggregates(mx.profiler.dumps(reset=True))
-    key = {"case": case.name, "batch": batch}
+    key = {"case": case.name, "batch": batch, "instructions": instructions}
     rows = [
         {**key, "operator": name, "calls": calls // TURNS, "ms": round(ms / TURNS, 3)}
         for name, calls, ms in operators
         if not name.startswith(OTHERS)
     ]
     told = ", ".join(f"{row['calls']} {row['operator']} {row['ms']}" for row in rows)
-    print(f"{case.name}, batch {batch}: {told}", flush=True)
+    tell(key, told)
     return [{**row, "machine": machine()} for row in rows]
 
 

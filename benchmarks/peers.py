@@ -5,9 +5,9 @@ python benchmarks/peers.py --python PEERS/bin/python
 
 PyTorch runs in an environment of its own, made of benchmarks/requirements-peers.txt, as it cannot
 stand beside MXNet's NumPy. The two processes alternate: while one computes some times, the other
-waits. Of every such turn the first time is left out, in which threads wake up. On both sides the
-caches are overwritten before every time, and the input is what was written last: on ours by the
-backbone of layers.py, whose time is taken off.
+waits. Of every such turn the first time is left out, in which threads wake up. The settings are
+those of layers.py. In a network, on both sides the caches are overwritten before every time, and
+the input is what was written last: on ours by the backbone of layers.py, whose time is taken off.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from cases import BATCHES, CASES, MODES, Case
-from layers import Behind, First, machine, run, ways, yardsticks
-from timing import in_own_process, rows_of, timed, write_csv
+from cases import CASES, COPIED, MODES, PLACES, Case
+from layers import ONE_BATCH, Behind, First, heads, key_of, machine, run, settings, tell, yardsticks
+from timing import in_own_process, limited, rows_of, timed, write_csv
 
 from trnet.tensor.backend import mx
 from trnet.threads import use_cores
@@ -37,7 +38,7 @@ class Peer:
     def __init__(self, python: str, threads: int) -> None:
         worker = Path(__file__).with_name("torch_worker.py")
         self._process = subprocess.Popen(
-            [python, str(worker), str(threads)],
+            [python, str(worker), str(threads), str(COPIED)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -59,52 +60,64 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--python", required=True, help="of the peers' environment")
-    arguments.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    arguments.add_argument("--batches", type=int, nargs="+", default=(ONE_BATCH,))
     arguments.add_argument("--rounds", type=int, default=8)
     arguments.add_argument("--budget", type=float, default=2.0, help="seconds a measurement")
     arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     use_cores()
-    in_own_process(compare, options)  # MXNet counts its threads when it is imported
+    chosen = settings(options.batches)
+    rows = []
+    for instructions in dict.fromkeys(instructions for _, instructions, _ in chosen):
+        own = [setting for setting in chosen if setting[1] == instructions]
+        with limited(instructions):  # libraries read it, and count threads, when they are loaded
+            rows += in_own_process(compare, own, options)
+        write_csv(options.results / "peers.csv", rows)
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Measure all cases against the peers, with as many threads on both sides."""
+def compare(chosen: list[tuple[str, str, int]], options: argparse.Namespace) -> list[dict]:
+    """Rows of all cases in these settings, with as many threads on both sides."""
     peer = Peer(options.python, int(os.environ["OMP_NUM_THREADS"]))
     versions = peer.ask(do="versions")
     rows = []
     for case in CASES:
-        for batch in options.batches:
+        for place, instructions, batch in chosen:
             for mode in MODES:
-                rows += measure(peer, case, batch, mode, options.rounds, options.budget, versions)
-            write_csv(options.results / "peers.csv", rows)
+                measured = measure(peer, case, batch, place, mode, options.rounds, options.budget)
+                key = key_of(case, batch, mode, place, instructions)
+                rows += [{**key, **r, "machine": f"{machine()}, {versions}"} for r in measured]
+                ours, *others = measured
+                told = ", ".join(f"{row['ours/this']:.3g} of {row['what']}" for row in others)
+                tell(key, f"{ours['ms']:.2f} ms, {told}")
+    return rows
 
 
 def measure(
-    peer: Peer, case: Case, batch: int, mode: str, rounds: int, budget: float, versions: str
+    peer: Peer, case: Case, batch: int, place: str, mode: str, rounds: int, budget: float
 ) -> list[dict]:
     """Rows of a case: ours, then a peer's way each."""
     x = mx.nd.random.normal(shape=(batch, *case.in_shape))
-    key = {"case": case.name, "batch": batch, "mode": mode}
-    copy, _ = yardsticks()
-    turns = {
-        "backbone": partial(turn, run(Behind(First()), x, MODES[0]), copy),
-        "ours": partial(turn, run(ways(case)["ours"], x, mode), copy),
-    }
-    for way in peer.ask(do="prepare", **key):
-        turns[way] = partial(peer.ask, do="compute", way=way, times=TIMES, **key)
+    ours = heads(case)["ours"]
+    if place == PLACES[1]:
+        turns = {"ours": partial(turn, run(ours.alone, x, mode), lambda: None)}
+    else:
+        copy, _ = yardsticks()
+        turns = {
+            "backbone": partial(turn, run(Behind(First()), x, MODES[0]), copy),
+            "ours": partial(turn, run(ours, x, mode), copy),
+        }
+    prepared = peer.ask(do="prepare", case=asdict(case), batch=batch, mode=mode, place=place)
+    for way in prepared:
+        turns[way] = partial(peer.ask, do="compute", way=way, times=TIMES)
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, take in turns.items():
             if sum(seconds[name]) < budget:
                 seconds[name] += take()[1:]
-    backbone = float(np.median(seconds.pop("backbone")))
-    seconds["ours"] = [spent - backbone for spent in seconds["ours"]]
-    rows = [{**key, **row, "machine": f"{machine()}, {versions}"} for row in rows_of(seconds)]
-    ours, *others = rows
-    told = ", ".join(f"{row['ours/this']:.3g} of {row['what']}" for row in others)
-    print(f"{case.name}, batch {batch}, {mode}: {ours['ms']:.2f} ms, {told}", flush=True)
-    return rows
+    if "backbone" in seconds:
+        backbone = float(np.median(seconds.pop("backbone")))
+        seconds["ours"] = [spent - backbone for spent in seconds["ours"]]
+    return rows_of(seconds)
 
 
 def turn(function: Callable[[], None], before: Callable[[], None]) -> list[float]:

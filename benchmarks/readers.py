@@ -31,7 +31,7 @@ BATCH = 32
 SHORTER = 256  # side of the smaller records
 IMAGENET = 1_281_167  # training images
 ROUNDS = 5
-DALI_EPOCHS = 4  # at a time, because it reads ahead of what is asked for
+DALI_EPOCHS = 2  # at a time, because it reads ahead of what is asked for
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib
 import tabulate
-from cases import BATCHES, MODES
+from cases import BATCHES, MODES, PLACES
 from timing import read_csv
 
 from trnet.report import style
@@ -54,6 +54,25 @@ def main() -> None:
 
 def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict]) -> str:
     """Our time and memory, and their ratios to every other way's, at one batch, in Markdown."""
+    notes = (
+        f"Batches of {AT}, float32. Ratios are our time over theirs, with their quartiles over the "
+        "turns in brackets (without quartiles where one turn takes long): below 1, ours is faster. "
+        "The roofline is the time to read the input and write the output once and to do the "
+        "multiply-adds, at the rates measured in the same turns: what finds its input in a cache "
+        "may be below it. Peak memory is in MiB, without parameters, gradients and input."
+    )
+    machines = ", ".join(dict.fromkeys(row["machine"] for row in [layers[0], peers[0]]))
+    parts = []
+    for place, instructions in dict.fromkeys((r["place"], r["instructions"]) for r in layers):
+        setting = {"place": place, "instructions": instructions}
+        own, others = (select(rows, **setting) for rows in (layers, peers))
+        parts.append(f"## {instructions}, {place}")
+        parts.append(_table(own, others, memory if place == PLACES[0] else []))
+    return "\n\n".join([*parts, notes, f"Measured by `make benchmark` on {machines}.\n"])
+
+
+def _table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict]) -> str:
+    """One setting's: a row per layer and mode; what was not measured there has no column."""
     rows = []
     for ours in select(layers, what="ours", batch=AT):
         key = {name: ours[name] for name in ("case", "mode", "batch")}
@@ -68,21 +87,9 @@ def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict])
         for what, heading in OTHERS.items():
             cells[heading] = spread(others[what]) if what in others else ""
         rows.append(cells)
-    notes = (
-        f"Batches of {AT}, float32. Ratios are our time over theirs, with their quartiles over the "
-        "turns in brackets (without quartiles where one turn takes long): below 1, ours is faster. "
-        "The roofline is the time to read the input and write the output once and to do the "
-        "multiply-adds, at the rates measured in the same turns. Peak memory is in MiB, without "
-        "parameters, gradients and input."
-    )
-    machines = ", ".join(dict.fromkeys(row["machine"] for row in [layers[0], peers[0]]))
-    return "\n\n".join(
-        [
-            tabulate.tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True),
-            notes,
-            f"Measured by `make benchmark` on {machines}.\n",
-        ]
-    )
+    kept = [name for name in rows[0] if any(cells[name] for cells in rows)]
+    columns = {name: [cells[name] for cells in rows] for name in kept}
+    return tabulate.tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True)
 
 
 def mebibytes(memory: Sequence[dict], ours: dict) -> str:
@@ -109,6 +116,7 @@ def spread(row: dict) -> str:
 @plt.rc_context(style.STYLE)
 def plot(layers: Sequence[dict], growth: Sequence[dict], path: Path) -> None:
     """Time against batch, and against rank, on log axes."""
+    layers = select(layers, place=PLACES[0], instructions=layers[0]["instructions"])
     figure, axes = plt.subplots(2, 2, figsize=(style.WIDTH, 8), layout="constrained")
     trls = [row for row in [*layers, *growth] if is_published_form(row["case"])]
     trls = [row | {"rank": row["case"].split()[1]} for row in trls if row["batch"] == AT]

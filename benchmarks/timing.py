@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 WARM_UP = 2
 FEWEST = 2
+# What limits libraries to AVX2 when they are loaded: MXNet's oneDNN and OpenBLAS, and PyTorch's.
+_AVX2 = {
+    "DNNL_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The processor's own instructions, and those of a processor without AVX-512."""
+    has_avx512 = " avx512f " in Path("/proc/cpuinfo").read_text()
+    return ("AVX-512", "AVX2") if has_avx512 else ("AVX2",)
+
+
+@contextmanager
+def limited(instructions: str) -> Iterator[None]:
+    """Let processes that start here compute with these instructions."""
+    with mock.patch.dict(os.environ, _AVX2 if instructions == "AVX2" else {}):
+        yield
 
 
 def in_own_process(function: Callable, *arguments):
@@ -33,7 +57,7 @@ def take_turns(
     functions: Mapping[str, Callable[[], None]],
     rounds: int,
     budget: float,
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[], None] | None = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of every function, called in turn, round by round.
 
@@ -44,8 +68,9 @@ def take_turns(
     rounds : int
     budget : float
         Seconds after which a slow function is called no more, once it had some rounds.
-    before : callable
-        Called before every function, and not timed.
+    before : callable or None
+        Called before every function, and not timed. None: that function, whose data are in the
+        caches then.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(-WARM_UP, rounds):
@@ -53,7 +78,7 @@ def take_turns(
             taken = seconds[name]
             if sum(taken) > budget and len(taken) >= FEWEST:
                 continue
-            spent = timed(function, before)
+            spent = timed(function, before or function)
             if turn >= 0 or spent > budget:  # what is so slow needs no warming up
                 taken.append(spent)
     return seconds

@@ -11,9 +11,9 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib import metadata
+from types import SimpleNamespace as Case
 
 import torch
-from cases import CASES, COPIED, Case
 from torch import nn
 
 warnings.filterwarnings("ignore")
@@ -81,7 +81,7 @@ class Projecting(nn.Module):
 def call(
     way: nn.Module, case: Case, batch: int, mode: str
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A call that writes the input of one way, and one that computes it in a mode."""
+    """A call that writes the input of one way, as a backbone, and one that computes the way."""
     source = torch.randn(batch, *case.in_shape)
     x = source.clone().requires_grad_(mode != "forward")
     with torch.no_grad():
@@ -103,12 +103,18 @@ def call(
     return write, forward if mode == "forward" else both
 
 
+def read_case(fields: dict) -> Case:
+    """A case of benchmarks/cases.py, whose lists are tuples there."""
+    return Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
 def main() -> None:
     """Answer requests until there are no more."""
-    torch.set_num_threads(int(sys.argv[1]))
-    by_name = {case.name: case for case in CASES}
-    source, target = torch.ones(COPIED), torch.empty(COPIED)
+    threads, copied = map(int, sys.argv[1:])
+    torch.set_num_threads(threads)
+    source, target = torch.ones(copied), torch.empty(copied)
     calls: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}
+    is_alone = False
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "versions":
@@ -116,7 +122,7 @@ def main() -> None:
                 f"PyTorch {torch.__version__}, TensorLy-Torch {metadata.version('tensorly-torch')}"
             )
         elif request["do"] == "prepare":
-            case = by_name[request["case"]]
+            case, is_alone = read_case(request["case"]), request["place"] == "alone"
             calls = {
                 name: call(way, case, request["batch"], request["mode"])
                 for name, way in ways(case).items()
@@ -126,8 +132,9 @@ def main() -> None:
             write, compute = calls[request["way"]]
             answer = []
             for _ in range(request["times"]):
-                torch.add(source, source, out=target)  # overwrites the caches
-                write()
+                if not is_alone:
+                    torch.add(source, source, out=target)  # overwrites the caches
+                    write()
                 begin = time.perf_counter()
                 compute()
                 answer.append(time.perf_counter() - begin)

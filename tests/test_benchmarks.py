@@ -1,7 +1,11 @@
 """The benchmarks: that they measure what they say, and that the tables are the measurements."""
 
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from legible import check_legible
@@ -10,6 +14,16 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmark"
 
 
+KERNELS = """
+import ctypes
+from pathlib import Path
+import trnet
+import mxnet as mx
+mx.nd.FullyConnected(mx.nd.ones((2, 2)), mx.nd.ones((2, 2)), num_hidden=2, no_bias=True).asnumpy()
+library = ctypes.CDLL(str(Path(mx.__file__).with_name("libopenblas.so.0")))
+library.openblas_get_corename.restype = ctypes.c_char_p
+print(library.openblas_get_corename().decode())
+"""
 MODULES = ("cases", "layers", "regression", "report", "stability", "timing")
 
 
@@ -49,17 +63,44 @@ def test_ratios_are_of_medians_with_quartiles_by_turn():
 
 
 @pytest.mark.parametrize("mode", ["forward", "forward and backward"])
-def test_a_case_is_measured_after_a_backbone(mode):
+@pytest.mark.parametrize(
+    "place, ways", [("in a network", ["ours", "dense", "TensorLy"]), ("alone", ["ours", "dense"])]
+)
+def test_a_case_is_measured_after_a_backbone_and_alone(mode, place, ways):
     """Each implementation has its time and the same roofline, and the backbone is none of them."""
     import layers
     from cases import Case
 
     case = Case("TRL 3", "TRL", (8, 3, 3), (3, 1, 1, 3), 5, 5)
-    measured = [layers.measure(case, 2, rounds=2, budget=1.0, process=1)]
-    rows = layers.summarize(case, 2, mode, [one[mode] for one in measured])
-    assert [row["what"] for row in rows] == ["ours", "dense", "TensorLy"]
+    measured = layers.measure(case, 2, place, rounds=2, budget=1.0, process=1)
+    rows = layers.summarize(layers.key_of(case, 2, mode, place, "AVX2"), [measured[mode]])
+    assert [row["what"] for row in rows] == ways
     assert {row["roofline ms"] for row in rows} == {rows[0]["roofline ms"]}
-    assert all(row["turns"] == 2 and row["machine"] for row in rows)
+    assert all(row["turns"] == 2 and row["machine"] and row["ms"] > 0 for row in rows)
+
+
+def test_a_function_without_anything_before_it_is_its_own_warm_up():
+    import timing
+
+    calls = []
+    seconds = timing.take_turns({"one": lambda: calls.append(1)}, 3, budget=9.0, before=None)
+    assert len(seconds["one"]) == 3 and len(calls) == 2 * (3 + timing.WARM_UP)
+
+
+def test_limits_of_instructions_take_hold():
+    """As oneDNN says itself, and MXNet's OpenBLAS."""
+    import timing
+
+    own, *others = timing.instruction_sets()
+    assert own in ("AVX-512", "AVX2") and others in ([], ["AVX2"])
+    for instructions in (own, *others):
+        with timing.limited(instructions), mock.patch.dict(os.environ, {"DNNL_VERBOSE": "1"}):
+            done = subprocess.run(
+                [sys.executable, "-c", KERNELS], capture_output=True, text=True, check=True
+            )
+        (isa,) = re.findall(r"cpu,isa:.*", done.stdout)
+        assert ("AVX-512" in isa) == (instructions == "AVX-512") and "AVX" in isa
+        assert done.stdout.splitlines()[-1] == "Haswell"
 
 
 def test_memory_is_that_of_forward_and_backward():
@@ -85,7 +126,7 @@ def test_the_ways_of_a_case_compute_the_same():
     x = mx.nd.random.normal(shape=(4, *case.in_shape))
     ours, theirs = found["ours"], found["TensorLy"]
     ours.initialize()
-    rebuilding = found["TensorLy, full weight"]
+    rebuilding = found["TensorLy, full weight"].__self__
     pairs = zip(ours.collect_params().values(), rebuilding.collect_params().values())
     for parameter, held in pairs:
         parameter.set_data(held.data())
@@ -101,7 +142,10 @@ def test_the_table_is_that_of_the_measurements():
     layers, peers, memory = (report.read_csv(RESULTS / f"{name}.csv") for name in names)
     table = report.table(layers, peers, memory)
     assert (RESULTS / "table.md").read_text(encoding="utf-8") == table
-    assert len(report.select(layers, what="ours")) == 80
+    first = {name: layers[0][name] for name in ("place", "instructions")}
+    assert len(report.select(layers, what="ours", **first)) == 80
+    settings = {(row["place"], row["instructions"]) for row in layers}
+    assert settings == {(p, i) for p in ("in a network", "alone") for i in ("AVX-512", "AVX2")}
 
 
 def test_figures_are_legible(figures, tmp_path):
