@@ -29,6 +29,7 @@ TABLES = {  # of a page, where they come from, and what they hold many of
     ("results/README.md", "claims in detail"): ("claims.md", "±", 10),
     ("results/README.md", "glyphs/scratch"): ("glyphs/scratch/table.md", "±", 1),
     ("results/README.md", "glyphs/joint"): ("glyphs/joint/table.md", "±", 5),
+    ("results/README.md", "glyphs/frozen"): ("glyphs/frozen/table.md", "+", 2),
     ("results/README.md", "glyphs/tcl"): ("glyphs/tcl/table.md", "+", 4),
     ("results/README.md", "glyphs/tcl_vgg"): ("glyphs/tcl_vgg/table.md", "+", 2),
     ("results/README.md", "glyphs/start"): ("glyphs/start/table.md", "±", 9),
