@@ -76,7 +76,7 @@ def test_a_case_is_measured_after_a_backbone_and_alone(mode, place, ways):
     rows = layers.summarize(layers.key_of(case, 2, mode, place, "AVX2"), [measured[mode]])
     assert [row["what"] for row in rows] == ways
     assert {row["roofline ms"] for row in rows} == {rows[0]["roofline ms"]}
-    assert all(row["turns"] == 2 and row["machine"] and row["ms"] > 0 for row in rows)
+    assert all(row["turns"] == 2 and row["machine"] for row in rows)
 
 
 def test_a_function_without_anything_before_it_is_its_own_warm_up():
