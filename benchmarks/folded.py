@@ -9,7 +9,6 @@ dense one take turns. Writes results/benchmark/folded.csv and folded.md.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from cases import CASES, Case
 from deployed import onnx_call
 from layers import heads, machine
 from mxnet.gluon import HybridBlock, nn
-from timing import in_own_process, ratio, take_turns, write_csv
+from timing import in_own_process, parser_of, ratio, take_turns, write_csv
 
 from trnet.threads import use_cores
 
@@ -37,10 +36,7 @@ ROUNDS, BUDGET = 300, 5.0
 
 def main() -> None:
     """Parse the arguments, measure, and write folded.csv and folded.md."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    arguments = parser_of(__doc__)
     options = arguments.parse_args()
     use_cores()
     published = [case for case in CASES if case.units]

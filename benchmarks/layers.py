@@ -20,7 +20,6 @@ speed.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from timing import (
     in_own_process,
     instruction_sets,
     limited,
+    parser_of,
     read_csv,
     rows_of,
     take_turns,
@@ -53,9 +53,7 @@ AVX2_BATCHES = (32, 128)
 
 def main() -> None:
     """Parse the arguments, measure, and write layers.csv, growth.csv or memory.csv."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser_of(__doc__)
     arguments.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     arguments.add_argument("--rounds", type=int, default=20)
     arguments.add_argument("--processes", type=int, default=2)
@@ -63,7 +61,6 @@ def main() -> None:
     arguments.add_argument("--only", help="the case of this name; what others measured stays")
     arguments.add_argument("--growth", action="store_true", help="further ranks, at one batch")
     arguments.add_argument("--memory", action="store_true", help="memory, and not time")
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     use_cores()
     if options.memory:

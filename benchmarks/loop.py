@@ -10,13 +10,12 @@ gradients of a TRL and without; ours on the data set's batches; and those batche
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
 from pathlib import Path
 
 from layers import machine
-from timing import in_own_process, rows_of, take_turns, write_csv
+from timing import in_own_process, parser_of, rows_of, take_turns, write_csv
 
 from trnet import config
 from trnet.threads import use_cores
@@ -24,13 +23,10 @@ from trnet.threads import use_cores
 
 def main() -> None:
     """Parse the arguments, measure, and write loop.csv."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser_of(__doc__)
     arguments.add_argument("configs", type=Path, nargs="+")
     arguments.add_argument("--rounds", type=int, default=12)
     arguments.add_argument("--steps", type=int, default=60, help="an epoch")
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     use_cores()
     rows = []

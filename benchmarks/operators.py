@@ -10,15 +10,13 @@ same instructions.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from itertools import product
-from pathlib import Path
 
 from cases import CASES, Case
 from layers import machine, run, tell, ways, yardsticks
-from timing import in_own_process, instruction_sets, limited, write_csv
+from timing import in_own_process, instruction_sets, limited, parser_of, write_csv
 
 from trnet.tensor.backend import mx
 from trnet.threads import use_cores
@@ -30,11 +28,8 @@ OTHERS = ("Concat", "elemwise_add", "DeleteVariable", "SetValueOp", "WaitForVar"
 
 def main() -> None:
     """Parse the arguments, profile, and write operators.csv."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser_of(__doc__)
     arguments.add_argument("--batches", type=int, nargs="+", default=(1, 32))
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     use_cores()
     os.environ["MXNET_EXEC_BULK_EXEC_INFERENCE"] = "0"  # or many operators would be one

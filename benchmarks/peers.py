@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from cases import CASES, COPIED, MODES, PLACES, Case
 from layers import ONE_BATCH, Behind, First, heads, key_of, machine, run, settings, tell, yardsticks
-from timing import in_own_process, limited, rows_of, timed, write_csv
+from timing import in_own_process, limited, parser_of, rows_of, timed, write_csv
 
 from trnet.tensor.backend import mx
 from trnet.threads import use_cores
@@ -56,14 +56,11 @@ class Peer:
 
 def main() -> None:
     """Parse the arguments, measure, and write peers.csv."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser_of(__doc__)
     arguments.add_argument("--python", required=True, help="of the peers' environment")
     arguments.add_argument("--batches", type=int, nargs="+", default=(ONE_BATCH,))
     arguments.add_argument("--rounds", type=int, default=8)
     arguments.add_argument("--budget", type=float, default=2.0, help="seconds a measurement")
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     use_cores()
     chosen = settings(options.batches)

@@ -9,22 +9,19 @@ layers.py measures them, and take turns. Writes results/benchmark/plans.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import tabulate
 from cases import CASES, MODES, Case
-from layers import Behind, First, heads, machine, run, yardsticks
-from timing import in_own_process, instruction_sets, limited, ratio, take_turns
+from layers import ONE_BATCH, Behind, First, heads, machine, run, yardsticks
+from timing import in_own_process, instruction_sets, limited, parser_of, ratio, take_turns
 
 from trnet.tensor.backend import mx
 from trnet.tensor.plan import Step
 from trnet.threads import use_cores
 
-BATCH = 32
 ROUNDS, BUDGET = 15, 3.0
 PLANNED = [case for case in CASES if case.factorization == "tucker" and "dense" not in case.name]
 SMALL = [
@@ -35,10 +32,7 @@ SMALL = [
 
 def main() -> None:
     """Parse the arguments, measure, and write plans.md."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    arguments = parser_of(__doc__)
     options = arguments.parse_args()
     use_cores()
     rows = []
@@ -53,7 +47,7 @@ def main() -> None:
         [
             "# The plan that is chosen, beside the fastest one",
             tabulate.tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True),
-            f"Batches of {BATCH}, float32. A plan is the modes that its products contract, in "
+            f"Batches of {ONE_BATCH}, float32. A plan is the modes that its products contract, in "
             "their order. The ratio is the chosen plan's time over the fastest one's, with its "
             "quartiles over the turns.",
             f"Measured by `python benchmarks/plans.py` on {machine()}.\n",
@@ -67,7 +61,7 @@ def measure(case: Case) -> dict[str, dict]:
     from trnet.tensor import contraction, plan
     from trnet.tensor.factorizations import tucker
 
-    x = mx.nd.random.normal(shape=(BATCH, *case.in_shape))
+    x = mx.nd.random.normal(shape=(ONE_BATCH, *case.in_shape))
     rank = case.rank[: len(case.in_shape)]
     chosen = described(plan.plan(case.in_shape, rank))
     copy, _ = yardsticks()

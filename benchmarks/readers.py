@@ -12,7 +12,6 @@ operators run on the CPU here; without a GPU, its decoder on the GPU cannot be m
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import tabulate
-from timing import in_own_process
+from timing import in_own_process, parser_of
 
 from trnet.threads import cores
 
@@ -36,10 +35,7 @@ DALI_EPOCHS = 2  # at a time, because it reads ahead of what is asked for
 
 def main() -> None:
     """Parse the arguments, measure, and write the table."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    arguments = parser_of(__doc__)
     arguments.add_argument("--dali", action="store_true", help="measure DALI, too")
     options = arguments.parse_args()
     threads = sorted({1, 2, cores(), 2 * cores()})

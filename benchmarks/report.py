@@ -6,14 +6,13 @@ python benchmarks/report.py
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import tabulate
 from cases import BATCHES, MODES, PLACES
-from timing import read_csv
+from timing import parser_of, read_csv
 
 from trnet.report import style
 
@@ -40,10 +39,7 @@ RANKS = (6, 12, 25, 50, 100, 200, 400, 800)  # of ticks; that of 150 would touch
 
 def main() -> None:
     """Read the CSV files, write the table and the plot."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    arguments = parser_of(__doc__)
     folder = arguments.parse_args().results
     names = ("layers", "growth", "peers", "memory")
     layers, growth, peers, memory = (read_csv(folder / f"{name}.csv") for name in names)

@@ -10,7 +10,6 @@ MXNet's OpenBLAS takes by itself, and after `import trnet`. Writes results/bench
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from unittest import mock
 
 import tabulate
 from networks import make_steps
+from timing import parser_of
 
 from trnet import config
 from trnet.threads import cores, use_cores
@@ -54,12 +54,9 @@ print(sorted(taken)[100], library.openblas_get_corename().decode())
 
 def main() -> None:
     """Parse the arguments, measure, and write the table."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser_of(__doc__)
     arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="CONFIG")
     arguments.add_argument("--rounds", type=int, default=7)
-    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
     options = arguments.parse_args()
     choices = {
         "MXNet's default": {},

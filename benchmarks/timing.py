@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import time
@@ -24,6 +25,15 @@ _AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
 }
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """A benchmark's parser, which knows the folder of its results."""
+    arguments = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--results", type=Path, default=Path("results/benchmark"))
+    return arguments
 
 
 def instruction_sets() -> tuple[str, ...]:

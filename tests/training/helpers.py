@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 from mxnet.gluon import nn
 
 from trnet.config import CosineSchedule, Train
+from trnet.files import described
 from trnet.layers import TRL
 from trnet.training import loop
 from trnet.training.devices import Compute
@@ -22,6 +24,15 @@ ROOT = Path(__file__).parent.parent.parent
 CONFIG = ROOT / "configs/mnist/vgg_trl_8.yaml"
 COSINE = CosineSchedule(type="cosine")
 CPU = Compute([mx.cpu()])
+
+
+def rewrite_state(saved: Path, change: Callable[[dict], object]) -> None:
+    """Change the state of a checkpoint, which is whole afterwards, as another release wrote it."""
+    state, manifest = (json.loads((saved / f"{n}.json").read_text()) for n in ("state", "manifest"))
+    change(state)
+    (saved / "state.json").write_text(json.dumps(state))
+    manifest["state.json"] = described(saved / "state.json")
+    (saved / "manifest.json").write_text(json.dumps(manifest))
 
 
 def recipe(**changes) -> Train:

@@ -9,11 +9,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-from training.helpers import CPU, StopAfter, parameters, recipe, run, small_network
+from training.helpers import CPU, StopAfter, parameters, recipe, rewrite_state, run, small_network
 
 from trnet.config import CosineSchedule
 from trnet.errors import Stopped, UserError
-from trnet.files import described
 from trnet.training import checkpoint, loop
 from trnet.training.metrics import Metrics
 
@@ -127,10 +126,7 @@ def test_a_checkpoint_of_another_release_is_not_set_aside(tmp_path):
     """Its structure may be another one; undamaged it waits for its own release."""
     save(tmp_path, (0.3, 0.2))
     newest = tmp_path / "epoch-0002"
-    (newest / "state.json").write_text(json.dumps({"version": 3, "metrics": "elsewhere"}))
-    manifest = json.loads((newest / "manifest.json").read_text())
-    manifest["state.json"] = described(newest / "state.json")
-    (newest / "manifest.json").write_text(json.dumps(manifest))
+    rewrite_state(newest, lambda state: state.update(version=3, metrics="elsewhere"))
     with pytest.raises(UserError, match="expected version 2, got 3; another release of trnet"):
         checkpoint.set_damaged_aside(tmp_path, print)
     assert newest.is_dir()
@@ -142,12 +138,7 @@ def test_a_part_of_an_epoch_from_an_earlier_release_resumes(blobs, tmp_path):
     with pytest.raises(Stopped):
         run(small_network(), blobs, tmp_path / "parts", stop=StopAfter(7))
     (folder,) = (tmp_path / "parts/checkpoints").glob("*-step-*")
-    state = json.loads((folder / "state.json").read_text())
-    del state["within"]["skipped"]
-    (folder / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["state.json"] = described(folder / "state.json")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    rewrite_state(folder, lambda state: state["within"].pop("skipped"))
     resumed = run(small_network(), blobs, tmp_path / "parts")
     assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in expected]
 

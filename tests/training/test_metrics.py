@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from training.helpers import parameters, recipe, run, small_network
+from training.helpers import parameters, recipe, rewrite_state, run, small_network
 
 from trnet.config import CosineSchedule
 from trnet.errors import UserError
@@ -147,12 +147,7 @@ def test_checkpoints_that_hold_all_rows_resume(blobs, tmp_path):
     folder = tmp_path / "first"
     rows = run(small_network(), blobs, folder, recipe(epochs=2, **CONSTANT))
     for path in (folder / "checkpoints").glob("epoch-*"):
-        state = json.loads((path / "state.json").read_text())
-        state.update(version=1, metrics=rows[: state["epoch"]])
-        (path / "state.json").write_text(json.dumps(state))
-        manifest = json.loads((path / "manifest.json").read_text())
-        manifest["state.json"] = described(path / "state.json")
-        (path / "manifest.json").write_text(json.dumps(manifest))
+        rewrite_state(path, lambda s: s.update(version=1, metrics=rows[: s["epoch"]]))
     (folder / "checkpoints/metrics.jsonl").unlink()
     (folder / "metrics.jsonl").unlink()
     resumed = run(small_network(), blobs, folder, recipe(epochs=4, **CONSTANT))

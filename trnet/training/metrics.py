@@ -51,7 +51,7 @@ class Metrics:
         """Add an epoch's row."""
         self.rows.append(row)
         self.best = row if self.best is None else max(self.best, row, key=itemgetter("top1"))
-        line = _line(row).encode()
+        line = _lines([row]).encode()
         self._digest.update(line)
         self._size += len(line)
         self._unsaved += line
@@ -68,7 +68,7 @@ class Metrics:
         path = checkpoints / _LOG
         saved = self._size - len(self._unsaved)
         if not path.is_file() or path.stat().st_size < saved:  # not by us: it is written again
-            saved, self._unsaved[:] = 0, "".join(map(_line, self.rows)).encode()
+            saved, self._unsaved[:] = 0, _lines(self.rows).encode()
         with naming(path), path.open("r+b" if saved else "wb") as file:
             file.seek(saved)
             file.truncate()
@@ -108,7 +108,7 @@ class Metrics:
             for name in (_LOG, _TABLE):
                 (folder / name).unlink(missing_ok=True)
             return
-        write_aside(folder / _LOG, "".join(map(_line, self.rows)))
+        write_aside(folder / _LOG, _lines(self.rows))
         write_aside(folder / _TABLE, _csv(self.rows[0], *(row.values() for row in self.rows)))
 
     def write_last(self, folder: Path) -> None:
@@ -116,14 +116,14 @@ class Metrics:
         row = self.rows[-1]
         path = folder / _LOG
         with naming(path), path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+            file.write(_lines([row]))
         path = folder / _TABLE
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(_csv(*([row] if file.tell() == 0 else []), row.values()))
 
 
-def _line(row: dict) -> str:
-    return json.dumps(row) + "\n"
+def _lines(rows: Iterable[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _csv(*rows: Iterable) -> str:
