@@ -409,4 +409,4 @@ def load(
         seed=config.seed,
         skip_damaged=used if config.dataset.damaged == "skip" else (),
     )
-    return dataset.load(request)
+    return dataset.load(request).repeated(config.dataset.repeat)

@@ -67,6 +67,16 @@ def test_the_holdout_is_scored_and_not_trained_on():
     assert numbers(holdout=0.2, seed=2)[1] != tested
 
 
+def test_a_repeated_epoch_takes_passes_in_other_orders(numbered):
+    repeated = numbered.repeated(3)
+    assert (repeated.train_batches(4), repeated.train_batches(64)) == (6, 3)
+    assert (repeated.train_size, repeated.validation_size) == (10, 23)
+    taken = [label for epoch in (1, 2) for label in labels(repeated.train(4, (0, epoch)))]
+    passes = [labels(numbered.train(4, (0, number))) for number in range(3, 9)]
+    assert taken == [label for each in passes for label in each]
+    assert len(set(map(tuple, passes))) == len(passes)
+
+
 def test_samples_are_drawn_before_the_holdout():
     trained, tested = numbers(samples=12, holdout=0.25, seed=1)
     assert (len(trained), len(tested)) == (9, 3)

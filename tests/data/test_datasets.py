@@ -61,6 +61,7 @@ def test_a_config_reaches_a_data_set_registered_from_outside(mine, load):
     assert images.shape == (20, 3, 16, 16) and labels.asnumpy().tolist() == [0, 1, 2] * 6 + [0, 1]
     assert set(images.asnumpy().ravel().tolist()) == {-2, 2}
     assert loaded(load("dataset.samples=30")).train_size == 30
+    assert loaded(load("dataset.repeat=2")).train_batches(20) == 6
 
 
 def test_a_data_set_that_is_not_registered_is_refused(load):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -18,8 +19,10 @@ from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
 
 
-def test_a_run_resumes_bit_for_bit(blobs, tmp_path):
-    """Stopped after an epoch, and in the middle of one, with dropout and momentum."""
+@pytest.mark.parametrize("passes, last", [(1, 2), (3, 7)])
+def test_a_run_resumes_bit_for_bit(blobs, tmp_path, passes, last):
+    """Stopped in the middle of an epoch, with dropout and momentum."""
+    blobs = blobs.repeated(passes)
     straight, resumed = small_network(dropout=0.3), small_network(dropout=0.3)
     expected = run(straight, blobs, tmp_path / "straight", recipe(epochs=4))
 
@@ -28,13 +31,12 @@ def test_a_run_resumes_bit_for_bit(blobs, tmp_path):
 
     def stopping(batch_size, seed):
         for step, batch in enumerate(blobs.train(batch_size, seed)):
-            if seed == (0, 3) and step == 2:
+            if seed == (0, 3) and step == last:
                 raise Stop
             yield batch
 
-    broken = type(blobs)(blobs.train_size, blobs.validation_size, stopping, blobs.validation)
     with pytest.raises(Stop):
-        run(resumed, broken, tmp_path / "resumed", recipe(epochs=4))
+        run(resumed, replace(blobs, train=stopping), tmp_path / "resumed", recipe(epochs=4))
     resumed = small_network(dropout=0.3)
     metrics = run(resumed, blobs, tmp_path / "resumed", recipe(epochs=4))
     for one, other in zip(parameters(straight), parameters(resumed)):

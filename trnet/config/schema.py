@@ -119,8 +119,9 @@ class Dataset(_Schema):
     ``classes`` and ``size`` (of an image's side, in pixels) are for data sets that have no fixed
     ones. ``samples`` trains on only so many images, and ``holdout`` scores on that fraction of the
     training images, left out of the training, in place of the validation images; both are drawn
-    by the seed, as many of every class. With ``damaged: skip``, all images are decoded before the
-    training, and those that are damaged are left out; otherwise the first of them stops it.
+    by the seed, as many of every class. An epoch goes ``repeat`` times through the images that it
+    trains on. With ``damaged: skip``, all images are decoded before the training, and those that
+    are damaged are left out; otherwise the first of them stops it.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Dataset(_Schema):
     size: Optional[Annotated[int, Field(ge=1, le=4096)]] = None
     samples: Optional[PositiveInt] = None
     holdout: Optional[OpenFraction] = None
+    repeat: PositiveInt = 1
     damaged: Literal["stop", "skip"] = "stop"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trnet.tensor.backend import mx
 
@@ -87,6 +87,8 @@ class DataSource:
         every image exactly once.
     note : dict of str to str
         What else a result says of the images: what they were made by, and their checksum.
+    passes : int
+        How often an epoch goes through the images.
     """
 
     train_size: int
@@ -94,10 +96,21 @@ class DataSource:
     train: Callable[[int, tuple[int, ...]], Iterator[Batch]]
     validation: Callable[[int], Iterator[Batch]]
     note: dict[str, str] = field(default_factory=dict)
+    passes: int = 1
 
     def train_batches(self, batch_size: int) -> int:
-        """Count the full batches of an epoch; if no batch is full, there is one of all images."""
-        return max(1, self.train_size // batch_size)
+        """Count the batches of an epoch: the full ones of each pass, or one of all images."""
+        return self.passes * max(1, self.train_size // batch_size)
+
+    def repeated(self, passes: int) -> DataSource:
+        """The same images, of which an epoch takes several passes."""
+
+        def train(batch_size: int, seed: tuple[int, ...]) -> Iterator[Batch]:
+            *others, epoch = seed
+            for each in range(passes):
+                yield from self.train(batch_size, (*others, epoch * passes + each))
+
+        return replace(self, train=train, passes=passes) if passes > 1 else self
 
 
 @dataclass(frozen=True)
