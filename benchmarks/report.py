@@ -2,6 +2,9 @@
 """Lay out what the benchmarks measured: results/benchmark/table.md and growth.png.
 
 python benchmarks/report.py
+python benchmarks/report.py --results results/benchmark/amd_epyc
+
+Where growth was not measured, there is no plot.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from matplotlib import pyplot as plt
 tabulate.MIN_PADDING = 0  # as in trnet.report
 
 AT = "32"  # the batch of the table
+COMMANDS = "`benchmarks/layers.py` and `benchmarks/peers.py`, as in `make benchmark`,"
 FEWEST = 10  # turns of which quartiles are shown
 OTHERS = {
     "dense": "dense head, MXNet",
@@ -44,8 +48,10 @@ def main() -> None:
     names = ("layers", "growth", "peers", "memory")
     layers, growth, peers, memory = (read_csv(folder / f"{name}.csv") for name in names)
     (folder / "table.md").write_text(table(layers, peers, memory), encoding="utf-8")
-    plot(layers, growth, folder / "growth.png")
-    print(f"Written to {folder / 'table.md'} and {folder / 'growth.png'}")
+    print(f"Written to {folder / 'table.md'}")
+    if growth:
+        plot(layers, growth, folder / "growth.png")
+        print(f"Written to {folder / 'growth.png'}")
 
 
 def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict]) -> str:
@@ -57,14 +63,16 @@ def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict])
         "multiply-adds, at the rates measured in the same turns: what finds its input in a cache "
         "may be below it. Peak memory is in MiB, without parameters, gradients and input."
     )
-    machines = ", ".join(dict.fromkeys(row["machine"] for row in [layers[0], peers[0]]))
+    machines = {row["machine"] for row in [layers[0], *peers[:1]]}
+    # With peers, their versions come after the same machine.
+    named = [m for m in machines if not any(o != m and o.startswith(m) for o in machines)]
     parts = []
     for place, instructions in dict.fromkeys((r["place"], r["instructions"]) for r in layers):
         setting = {"place": place, "instructions": instructions}
         own, others = (select(rows, **setting) for rows in (layers, peers))
         parts.append(f"## {instructions}, {place}")
         parts.append(_table(own, others, memory if place == PLACES[0] else []))
-    return "\n\n".join([*parts, notes, f"Measured by `make benchmark` on {machines}.\n"])
+    return "\n\n".join([*parts, notes, f"Measured by {COMMANDS} on {', '.join(sorted(named))}.\n"])
 
 
 def _table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict]) -> str:

@@ -135,15 +135,17 @@ def test_the_ways_of_a_case_compute_the_same():
         np.testing.assert_allclose(out.asnumpy(), expected, atol=1e-5 * abs(expected).max())
 
 
-def test_the_table_is_that_of_the_measurements():
+@pytest.mark.parametrize("folder, n_measured", [(".", 80), ("amd_epyc", 20)])
+def test_the_table_is_that_of_the_measurements(folder, n_measured):
     import report
 
     names = ("layers", "peers", "memory")
-    layers, peers, memory = (report.read_csv(RESULTS / f"{name}.csv") for name in names)
+    folder = RESULTS / folder
+    layers, peers, memory = (report.read_csv(folder / f"{name}.csv") for name in names)
     table = report.table(layers, peers, memory)
-    assert (RESULTS / "table.md").read_text(encoding="utf-8") == table
+    assert (folder / "table.md").read_text(encoding="utf-8") == table
     first = {name: layers[0][name] for name in ("place", "instructions")}
-    assert len(report.select(layers, what="ours", **first)) == 80
+    assert len(report.select(layers, what="ours", **first)) == n_measured
     settings = {(row["place"], row["instructions"]) for row in layers}
     assert settings == {(p, i) for p in ("in a network", "alone") for i in ("AVX-512", "AVX2")}
 
