@@ -1,6 +1,7 @@
 # make reproduce: set up, train the embedded suite, leave its table and plot in results/mnist.
 # make reproduce-glyphs: set up, draw the glyphs, train the published heads on them, with tables and
-#                 plots in results/glyphs. It resumes. Fonts that are missing are named.
+#                 plots in results/glyphs; some 16 hours on two cores. It resumes. Fonts that are missing
+#                 are named.
 # make test:      set up, check the code, run the tests.
 # make docs:      set up, build the guide and its API reference into site/.
 # make benchmark: set up, with PyTorch in an environment of its own, and measure speed and memory

@@ -57,11 +57,11 @@ def main() -> None:
 def table(layers: Sequence[dict], peers: Sequence[dict], memory: Sequence[dict]) -> str:
     """Our time and memory, and their ratios to every other way's, at one batch, in Markdown."""
     notes = (
-        f"Batches of {AT}, float32. Ratios are our time over theirs, with their quartiles over the "
-        "turns in brackets (without quartiles where one turn takes long): below 1, ours is faster. "
-        "The roofline is the time to read the input and write the output once and to do the "
-        "multiply-adds, at the rates measured in the same turns: what finds its input in a cache "
-        "may be below it. Peak memory is in MiB, without parameters, gradients and input."
+        f"Batches of {AT}, float32. Ratios are our median time over theirs, with the quartiles of "
+        "the ratios turn by turn in brackets (without them where one turn takes long): below 1, "
+        "ours is faster. The roofline is the time to read the input and write the output once and "
+        "to do the multiply-adds, at the rates measured in the same turns: what finds its input in "
+        "a cache may be below it. Peak memory is in MiB, without parameters, gradients and input."
     )
     machines = {row["machine"] for row in [layers[0], *peers[:1]]}
     # With peers, their versions come after the same machine.

@@ -24,9 +24,8 @@ def test_what_is_missing_is_trained_and_reported(tmp_path, capsys):
         "runs.json",
         "parameters.json",
         "rank_vs_accuracy.png",
-        "learning_curves.png",
         "spatial_patterns.png",
-    }
+    }  # and no learning curve, of one epoch
     assert "--seeds 0" in (suite.output / "table.md").read_text()
     assert [row.top1.seeds for row in done.rows] == [1, 1, 1]
     reproduce(suite, [0], "cpu")

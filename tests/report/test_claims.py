@@ -41,7 +41,7 @@ def test_the_interval_by_hand():
         (change(-0.5, 0.4), -5, -1, BETTER),
         (change(-9.0, 0.4), -5, -1, WORSE),
         (change(-3.0, 4.0), -5, -1, "undecided"),
-        (Measurement(0.4, None, 1), 0, INFINITE, "undecided"),
+        (Measurement(0.4, None, 1), 0, INFINITE, "one seed only"),
         (Measurement(0.0, 0.0, 3), 0, INFINITE, WORSE),  # no change is no gain
         (change(0.5, 0.2), -INFINITE, 0, BETTER),
         (None, 0, INFINITE, "not measured"),
@@ -85,17 +85,13 @@ def test_many_claims_need_more_evidence_than_one():
     assert lonely[0].verdict == "supported" and {f.verdict for f in crowd} == {"undecided"}
 
 
-def test_what_is_not_measured_corrects_nothing():
-    missing, measured = judge([found(None), found(change(0.5, 0.3))])
-    assert missing.verdict == "not measured"
-    assert measured.p_value == judge([found(change(0.5, 0.3))])[0].p_value
-
-
-def test_a_single_seed_corrects_nothing_and_shows_no_p():
-    alone = found(change(0.1, 0.3), low=-0.25)
-    single = found(Measurement(0.4, None, 1))
-    together = judge([alone, single, single])
-    assert together[0].p_value == judge([alone])[0].p_value
+@pytest.mark.parametrize("other", [None, Measurement(0.4, None, 1)])
+def test_a_verdict_does_not_depend_on_what_else_is_measured_yet(other):
+    """What is not measured, or from a single seed, counts, and shows no p."""
+    measured = found(change(0.1, 0.3), low=-0.25)
+    before, *_ = together = judge([measured, found(other), found(other)])
+    after, *_ = judge([measured, *[found(change(0.01, 5.0))] * 2])
+    assert before.p_value == after.p_value == pytest.approx(3 * judge([measured])[0].p_value)
     rows = [line.split("|") for line in details(together).splitlines()[2:]]
     assert sorted(bool(row[4].strip()) for row in rows) == [False, False, True]
 

@@ -179,6 +179,18 @@ def test_a_flat_pattern_is_pale_and_says_so(figures, tmp_path):
     assert darkest[0] < 0.4 and darkest[1] > 0.8
 
 
+def test_bars_are_of_the_change_against_the_baseline(rows, figures, tmp_path):
+    """Which are narrower than those of the Top-1, where seeds differ more than heads."""
+    change = Measurement(-1.0, 0.1, 3)
+    base, _, head, _ = rows
+    head = replace(head, top1=Measurement(89.0, 2.0, 3), top1_change=change)
+    plot.plot_rank_accuracy([base, head], "a title", tmp_path / "plot.png")
+    (axes,) = figures[0].axes
+    ends = [bars.get_segments()[0][:, 0] for _, _, (bars,) in axes.containers]
+    assert ends[0] == pytest.approx([90.0, 90.0])
+    assert ends[1] == pytest.approx([89.0 - change.interval, 89.0 + change.interval])
+
+
 def test_twins_are_drawn_where_they_save_and_lose(rows, figures, tmp_path):
     """Published and measured heads of two networks, and a TCL that was not measured."""
     base, head = replace(rows[0], space_savings=70.0), rows[2]
@@ -192,16 +204,21 @@ def test_twins_are_drawn_where_they_save_and_lose(rows, figures, tmp_path):
             small, space_savings=68.0, twin=replace(small, baseline="resnet", top1_change=None)
         ),
         replace(small, kind="TCL", twin=replace(base, baseline="vgg", top1_change=None)),
+        replace(
+            small,
+            kind="TCL for a dense layer",
+            twin=replace(base, baseline="vgg", top1_change=change),
+        ),
     ]
     plot.plot_twins(pairs, "a title", tmp_path / "plot.png")
     (figure,) = figures
     check_legible(figure)
     trls, tcls = figure.axes
-    drawn = dict(zip(*reversed(trls.get_legend_handles_labels())))
-    assert drawn["resnet, published"].get_xydata().tolist() == [[68, -3.5], [92, -3.5]]
-    line, _, (bars,) = drawn["resnet, measured"]
-    assert line.get_xydata().tolist() == [[92, -0.5]]
+    ((line, _, (bars,)),), labels = trls.get_legend_handles_labels()
+    assert labels == ["resnet"] and line.get_xydata().tolist() == [[92, -0.5]]
     assert bars.get_segments()[0][:, 1] == pytest.approx(
         [-0.5 - change.interval, -0.5 + change.interval]
     )
-    assert tcls.get_legend_handles_labels()[1] == ["vgg, published"]
+    drawn = [line.get_xydata().tolist() for line in trls.get_lines()]
+    assert [[92, -3.5], [68, -3.5]] in drawn and [[92, -3.5], [92, -0.5]] in drawn
+    assert tcls.get_legend_handles_labels()[1] == ["vgg", "vgg,\nTCL for a dense layer"]

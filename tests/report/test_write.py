@@ -35,12 +35,12 @@ def test_a_plots_title_says_over_how_many_seeds(tmp_path):
     write_results(suite.output / "runs.json", make_results(suite))
     write_rank_accuracy(suite, tmp_path / "plots/plot.svg")
     drawn = (tmp_path / "plots/plot.svg").read_text()
-    assert "toy: Top-1 by the head's rank, mean and 95 % interval over 2 to 3 seeds" in drawn
+    assert "toy: Top-1 by the head's rank, mean over 2 to 3 seeds, with the 95 % interval" in drawn
 
 
 def test_patterns_are_drawn_unless_all_heads_pool(tmp_path, monkeypatch):
     suite = make_suite(tmp_path)
-    flat = np.ones((1, 7, 7)), np.ones(1)
+    flat = np.ones((1, 7, 7)) + 0.05 * np.eye(7), np.ones(1)
     for patterns, is_drawn in (({"base": flat}, False), ({"base": flat, "small": varied()}, True)):
         monkeypatch.setattr(Suite, "spatial_patterns", lambda self, n, found=patterns: found)
         write_report(suite)

@@ -3,8 +3,10 @@
 A claim is a range for the change of Top-1 against a baseline: 'no loss' is a change above a margin
 that was stated before the runs. A claim is supported if the whole interval of the change that we
 measure is in that range, not supported if the whole interval is worse or better, and undecided
-otherwise. Intervals are as wide as Holm's correction (Scandinavian Journal of Statistics 6, 1979)
-asks for, so that the probability of any wrong verdict among all is at most 5 %.
+otherwise. A single seed gets no verdict. Intervals are as wide as Holm's correction (Scandinavian
+Journal of Statistics 6, 1979) asks for, so that the probability of any wrong verdict among all is
+at most 5 %. All comparisons that are stated are counted, measured or not: so no verdict depends on
+what else has been measured yet.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from trnet.report.summary import Measurement
 from trnet.report.table import NOT_MEASURED, measured
 
 WORSE, BETTER = "not supported, worse", "not supported, better"
-VERDICTS = (WORSE, BETTER, "undecided", "supported", NOT_MEASURED)
+ONE_SEED = "one seed only"
+VERDICTS = (WORSE, BETTER, "undecided", "supported", ONE_SEED, NOT_MEASURED)
 LEVEL = 0.05  # the probability of any wrong verdict, of all that are judged together
 
 
@@ -39,7 +42,7 @@ class Finding:
     change : Measurement or None
         Of Top-1, in points.
     p_value : float
-        Corrected for the number of findings that were judged together. 1 − p is the confidence of
+        Corrected for the number of findings that are judged together. 1 − p is the confidence of
         the widest interval of the change that no bound of the claim cuts.
     """
 
@@ -54,6 +57,8 @@ class Finding:
         """One of :data:`VERDICTS`."""
         if self.change is None:
             return NOT_MEASURED
+        if self.change.deviation is None:
+            return ONE_SEED
         if self.p_value >= LEVEL:
             return "undecided"
         if self.change.mean <= self.claim.low:
@@ -62,24 +67,21 @@ class Finding:
 
 
 def judge(findings: Sequence[Finding]) -> list[Finding]:
-    """Give findings that are judged together their p-values, with Holm's correction.
-
-    A single seed can decide nothing, so it is not counted.
-    """
-    judged = {i: f for i, f in enumerate(findings) if f.change and f.change.seeds > 1}
-    alone = {i: p_value(f.change, f.claim) for i, f in judged.items()}
-    corrected, largest = {}, 0.0
-    for done, i in enumerate(sorted(alone, key=alone.__getitem__)):
+    """Give findings that are judged together their p-values, with Holm's correction."""
+    alone = [p_value(f.change, f.claim) for f in findings]
+    corrected: dict[int, float] = {}
+    largest = 0.0
+    for done, i in enumerate(sorted(range(len(alone)), key=alone.__getitem__)):
         corrected[i] = largest = max(largest, min(1.0, (len(alone) - done) * alone[i]))
-    return [replace(f, p_value=corrected.get(i, 1.0)) for i, f in enumerate(findings)]
+    return [replace(f, p_value=corrected[i]) for i, f in enumerate(findings)]
 
 
-def p_value(change: Measurement, claim: Claim) -> float:
+def p_value(change: Measurement | None, claim: Claim) -> float:
     """The probability of a change so far from the nearest bound of a claim, if it is on that bound.
 
-    By Student's t, on both sides; 1 for a single seed.
+    By Student's t, on both sides; 1 without a measurement, and for a single seed.
     """
-    if change.deviation is None:
+    if change is None or change.deviation is None:
         return 1.0
     if change.deviation == 0:
         return 0.0
@@ -133,7 +135,7 @@ def _verdicts(findings: Sequence[Finding]) -> str:
 
 
 def _chance(finding: Finding) -> str:
-    if finding.change is None or finding.change.seeds < 2:
+    if finding.verdict in (ONE_SEED, NOT_MEASURED):
         return ""
     return "< 0.001" if finding.p_value < 0.0005 else f"{finding.p_value:.3f}"
 

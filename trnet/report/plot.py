@@ -22,12 +22,13 @@ from matplotlib.ticker import MaxNLocator
 
 from trnet.errors import UserError
 from trnet.report.style import BASELINE, LINES, STYLE, WIDTH, Look, looks_of
-from trnet.report.summary import Row
+from trnet.report.summary import Measurement, Row
 
 _LINE = 0.19  # inches, of a line of text with the space around it
 _LONGEST = 42  # characters, of a line that leaves more than half of the width to the data
 
 _COLLAPSE = 20.0  # points between the best and the worst Top-1
+_ALIKE = 0.1  # places of a pattern whose difference no colour would show
 _SMALLEST_ERROR = 0.5  # in percent; keeps the logarithm of an error finite
 # Of an axis of such logarithms, as long as they do not touch.
 _TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5)
@@ -41,8 +42,8 @@ def plot_rank_accuracy(
     """Draw the Top-1 of every head, from few weights saved to many: one panel per baseline.
 
     A line of text per head says its kind, its rank and what it saves. The baseline comes first, and
-    is a line through the others. Bars show the 95 % intervals of what was measured; hollow markers
-    are published.
+    is a line through the others. Bars show the 95 % intervals of the change against it, paired by
+    seed: those that it cuts show no difference. Hollow markers are published.
 
     Parameters
     ----------
@@ -132,8 +133,8 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw what heads save and what that costs, as published and as measured on other images.
 
     One panel of TRLs and one of TCLs. Filled markers, with the 95 % intervals of the change against
-    their baseline, are measured; hollow ones are published. A line joins TRLs, which differ by
-    their rank alone.
+    their baseline, are measured; hollow ones are published. Dots join the two of a head, and a line
+    TRLs, which differ by their rank alone.
 
     Parameters
     ----------
@@ -142,29 +143,40 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
     title, path
         As in :func:`plot_rank_accuracy`.
     """
-    kinds = {"TRL": "-", "TCL": ""}
-    panels = [[row for row in rows if row.kind.startswith(kind)] for kind in kinds]
+    lines = {"TRL": "-", "TCL": ""}
+    panels = [[row for row in rows if row.kind.startswith(kind)] for kind in lines]
     figure, grid = _stack(path, [2.6] * len(panels), title)
-    for axes, panel, (kind, line) in zip(grid, panels, kinds.items()):
+    for axes, panel, (kind, line) in zip(grid, panels, lines.items()):
         axes.axhline(0, color="black", linewidth=1)
-        networks = dict.fromkeys(row.twin.baseline for row in panel)
-        for network, (marker, color, _) in zip(networks, LINES):
+        alike: dict[str, list[Row]] = {}
+        for row in panel:
+            label = row.twin.baseline + ("" if row.kind == kind else f",\n{row.kind}")
+            alike.setdefault(label, []).append(row)
+        for (label, heads), (marker, color, _) in zip(alike.items(), LINES):
             style = {"marker": marker, "color": color, "linestyle": line, "linewidth": 1}
-            heads = [row for row in panel if row.twin.baseline == network]
-            published = sorted(
-                (row.space_savings, row.published_change)
-                for row in heads
-                if row.published_change is not None
-            )
-            axes.plot(*zip(*published), mfc="white", label=f"{network}, published", **style)
-            measured = sorted(
-                (row.space_savings, row.twin.top1_change.mean, row.twin.top1_change.interval or 0)
-                for row in heads
-                if row.twin.top1_change
+            published = [row for row in heads if row.published_change is not None]
+            measured = [row for row in heads if row.twin.top1_change]
+            for row in published:
+                if row in measured:
+                    ends = row.published_change, row.twin.top1_change.mean
+                    axes.plot([row.space_savings] * 2, ends, color=color, linestyle=":")
+            axes.plot(
+                [row.space_savings for row in published],
+                [row.published_change for row in published],
+                mfc="white",
+                label=None if measured else label,
+                **style,
             )
             if measured:
-                label = f"{network}, measured"
-                axes.errorbar(*zip(*measured), label=label, capsize=3, elinewidth=1.5, **style)
+                axes.errorbar(
+                    [row.space_savings for row in measured],
+                    [row.twin.top1_change.mean for row in measured],
+                    [_spread(row.twin.top1_change) for row in measured],
+                    label=label,
+                    capsize=3,
+                    elinewidth=1.5,
+                    **style,
+                )
         axes.set_title(kind)
         axes.set_ylabel("change of Top-1 (points)")
         axes.grid(alpha=0.3)
@@ -245,7 +257,7 @@ def plot_spatial_patterns(
             axes.set_axis_off()
         line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
         for axes, pattern, share in zip(line, maps, shares):
-            is_flat = np.allclose(pattern, pattern.mean())  # as of a head that pools
+            is_flat = is_alike(pattern)
             # The colours' ends are a pattern's own extremes. A flat one is pale: it has none.
             bound = np.abs(pattern).max() * (10 if is_flat else 1)
             axes.imshow(pattern, cmap="RdBu_r", vmin=-bound, vmax=bound)
@@ -255,6 +267,11 @@ def plot_spatial_patterns(
                 axes.text(0.5, 0.5, "all places\nalike", **middle)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def is_alike(pattern: np.ndarray) -> bool:
+    """Whether all places of a pattern are alike, up to a tenth, as those of a head that pools."""
+    return np.allclose(pattern, pattern.mean(), rtol=_ALIKE)
 
 
 def _panels(rows: Sequence[Row]) -> list[list[Row]]:
@@ -309,13 +326,10 @@ def _draw_legend(figure: Figure) -> None:
 
 
 def _draw_baseline(axes: Axes, row: Row) -> None:
-    """A line through all heads at the baseline's Top-1, and a band for its interval."""
+    """A line through all heads at the baseline's Top-1."""
     style = {"color": "black", "linewidth": 1, "label": "baseline"}
     if row.top1:
         axes.axvline(row.top1.mean, **style)
-        spread = row.top1.interval or 0
-        band = (row.top1.mean - spread, row.top1.mean + spread)
-        axes.axvspan(*band, color="black", alpha=0.08, linewidth=0)
     if row.published.top1 is not None:
         axes.axvline(row.published.top1, linestyle="--", **style)
 
@@ -324,12 +338,12 @@ def _draw_heads(axes: Axes, heads: Mapping[int, Row], look: Look) -> None:
     """Heads of one kind, by their places: filled where measured, hollow where published."""
     marker, color, line = look
     style = {"marker": marker, "color": color, "linestyle": line, "linewidth": 1}
-    measured = {place: row.top1 for place, row in heads.items() if row.top1}
+    measured = {place: row for place, row in heads.items() if row.top1}
     if measured:
         axes.errorbar(
-            [top1.mean for top1 in measured.values()],
+            [row.top1.mean for row in measured.values()],
             [*measured],
-            xerr=[top1.interval or 0 for top1 in measured.values()],
+            xerr=[_spread(row.top1_change) for row in measured.values()],
             capsize=3,
             elinewidth=1.5,
             label="measured",
@@ -339,6 +353,10 @@ def _draw_heads(axes: Axes, heads: Mapping[int, Row], look: Look) -> None:
     published = {place: top1 for place, top1 in top1s.items() if top1 is not None}
     if published:
         axes.plot([*published.values()], [*published], mfc="white", label="published", **style)
+
+
+def _spread(change: Measurement | None) -> float:
+    return (change and change.interval) or 0.0
 
 
 def _spread_the_top(axes: Axes, which: str) -> None:

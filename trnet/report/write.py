@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from trnet.errors import UserError
 from trnet.files import write_aside
 from trnet.report import claims, summary
@@ -23,8 +21,9 @@ _PATTERNS = 5  # drawn per head
 def write_report(suite: Suite) -> None:
     """Write a suite's tables, the results of its runs, and its plots into ``results/<suite>/``.
 
-    A plot is written if something is known of what it shows. The patterns that heads have learnt
-    are read from the run folders; none is drawn where all heads only pool.
+    A plot is written if something is known of what it shows; of trainings of one epoch there is no
+    curve. The patterns that heads have learnt are read from the run folders; none is drawn where
+    all heads only pool.
     """
     from trnet.report import plot  # matplotlib takes a second to import
 
@@ -38,11 +37,11 @@ def write_report(suite: Suite) -> None:
     write_aside(folder / "table.csv", table(rows, "csv"))
     if any(row.baseline and (row.top1 or row.published.top1) for row in rows):
         write_rank_accuracy(suite, folder / "rank_vs_accuracy.png")
-    if any(row.curve for row in rows):
+    if any(row.curve and len(row.curve) > 1 for row in rows):
         title = f"{suite.name}: Top-1 by epoch, mean over seeds"
         plot.plot_learning_curves(rows, title, folder / "learning_curves.png")
     patterns = suite.spatial_patterns(_PATTERNS)
-    if any(not np.allclose(maps, maps.mean()) for maps, _ in patterns.values()):
+    if not all(plot.is_alike(pattern) for maps, _ in patterns.values() for pattern in maps):
         title = f"{suite.name}: patterns of pixels in the heads' weights"
         title += "\nred +, blue −, share of square"
         plot.plot_spatial_patterns(patterns, title, folder / "spatial_patterns.png")
@@ -53,8 +52,9 @@ def write_rank_accuracy(suite: Suite, path: Path) -> None:
     from trnet.report.plot import plot_rank_accuracy
 
     seeds = summary.seeds_text(suite.rows)
-    over = f", mean and 95 % interval over {seeds}" if seeds not in (None, "one seed") else ""
-    title = f"{suite.name}: Top-1 by the head's rank{over}"
+    title = f"{suite.name}: Top-1 by the head's rank"
+    if seeds not in (None, "one seed"):
+        title += f", mean over {seeds}, with the 95 % interval of its change against the baseline"
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_rank_accuracy(suite.rows, title, path, suite.beside)
 
@@ -131,7 +131,10 @@ def write_savings(root: Path, runs: Path, results: Path) -> None:
     rows = [row for row in rows if row.twin and row.baseline and row.space_savings > -1]
     if rows:
         data = " or ".join(dict.fromkeys(row.twin.dataset for row in rows))
-        title = f"Weights saved and Top-1: published for ImageNet, and measured on {data}"
+        title = (
+            f"Weights saved and Top-1. Hollow: published for ImageNet. Filled: measured on {data}, "
+            "with 95 % intervals; without one, from one seed"
+        )
         plot_twins(rows, title, results / "savings.png")
 
 
