@@ -229,6 +229,16 @@ def test_what_is_no_trained_network_is_refused(refused, compress):
     )
 
 
+def test_a_trl_after_a_tcl_is_refused(refused):
+    path = Path("shapes/both.yaml")
+    head = "{type: trl, rank: [4, 3, 3, 5], tcl: [8, 4, 4]}"
+    path.write_text(CONFIG.replace("digits\n", "both\n", 1))
+    for settings in (["--budget", "0.5"], ["--tolerance", "0.1"]):
+        overrides = ["--set", f"model.head={head}", "--set", "model.pretrained=some.params"]
+        said = refused(*settings, *overrides, source=str(path))
+        assert "expected a trained TRL without norm, weight_norm and tcl" in said
+
+
 def test_a_config_of_the_users_is_kept(compress, refused):
     path = Path("configs/mine/trl_8_4_4_10.yaml")
     path.parent.mkdir(parents=True)

@@ -118,3 +118,6 @@ def test_a_run_folder_of_another_config_stops_no_other_run(tmp_path):
     done, failures = reproduce(suite, [0], "cpu")
     assert [row.top1 is not None for row in done.rows] == [True, True, False]
     assert len(failures) == 1 and "small/seed0: belongs to another config" in failures[0]
+    minutes = changed(suite, "small", learning_rate=0.02, checkpoint_minutes=5.0)
+    _, (failure,) = reproduce(minutes, [0], "cpu")
+    assert "(train.learning_rate: 0.01 there, 0.02 here)" in failure  # which decides

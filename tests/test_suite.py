@@ -12,7 +12,7 @@ from trnet.cli import main
 from trnet.errors import UserError
 from trnet.files import sealed
 from trnet.report.table import table
-from trnet.result import write_result, write_results
+from trnet.result import write_failure, write_result, write_results
 from trnet.suite import Suite
 
 
@@ -182,3 +182,18 @@ def test_runs_of_other_configs_are_named_beside_the_table(suite, capsys):
     assert list(filter(Path.is_file, suite.results.rglob("*"))) == [
         suite.output / "parameters.json"
     ]
+
+
+def test_a_run_folder_that_was_renamed_is_left_alone(suite):
+    folder = suite.runs / "toy/base/seed0.old"
+    folder.mkdir(parents=True)
+    write_result(folder, make_result(suite.configs["base"], 0, 0.5))
+    write_failure(folder, suite.configs["base"].hash, "why")
+    assert suite.measured == [] and suite.rows[0].failed == ()
+
+
+def test_a_name_that_is_longer_than_its_folders_path_is_refused(suite):
+    name = "/".join("abcdefghijklmnop" * 3)
+    configs = {n: c.model_copy(update={"suite": name}) for n, c in suite.configs.items()}
+    with pytest.raises(UserError, match=r"toy: suite: expected a path that ends there, got a/b/c"):
+        replace(suite, configs=configs).root  # noqa: B018

@@ -44,6 +44,19 @@ def test_cores_are_shared_between_processes(run_python):
     assert run_python(script) == "2\n1\n"
 
 
+def test_processes_that_start_share_cores_and_the_environment_stays(run_python):
+    script = """
+        import os
+        from trnet import threads
+        os.environ.pop("OMP_NUM_THREADS", None)
+        for share in (1, 2):
+            with threads.cores_shared(share):
+                print(int(threads.in_use()) == max(1, threads.cores() // share))
+            print(os.environ.get("OMP_NUM_THREADS"))
+    """
+    assert run_python(script) == "True\nNone\n" * 2
+
+
 @pytest.mark.parametrize(
     "given, looks",
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],

@@ -38,7 +38,12 @@ def load_openblas() -> None:
     have an OpenBLAS of their own.
     """
     spec = find_spec("mxnet")
-    if spec is None or "OPENBLAS_CORETYPE" in os.environ or not {"avx2", "fma"} <= _flags():
+    if (
+        spec is None
+        or spec.origin is None
+        or "OPENBLAS_CORETYPE" in os.environ
+        or not {"avx2", "fma"} <= _flags()
+    ):
         return
     os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # it is read when the library is loaded
     try:

@@ -144,9 +144,9 @@ def open_donor(source: Path, overrides: Sequence[str]) -> Config:
         raise ConfigError(
             f"{source}: model.head.type: expected a trained dense head or TRL, got {head.type!r}"
         )
-    if head.type == "trl" and (head.norm or head.weight_norm):
+    if head.type == "trl" and (head.norm or head.weight_norm or head.tcl):
         raise ConfigError(
-            f"{source}: model.head: expected a trained TRL without norm and weight_norm"
+            f"{source}: model.head: expected a trained TRL without norm, weight_norm and tcl"
         )
     return donor
 

@@ -1,4 +1,4 @@
-"""Mistakes that a user can correct."""
+"""Mistakes that a user can correct, and what other errors say."""
 
 
 class UserError(Exception):
@@ -32,3 +32,8 @@ class Stopped(Exception):
 
     def __str__(self) -> str:
         return self.args[0]
+
+
+def lines_of(error: BaseException) -> list[str]:
+    """The lines of an error's message; its class, where there is none."""
+    return str(error).strip().splitlines() or [type(error).__name__]

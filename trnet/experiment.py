@@ -194,6 +194,7 @@ def train(
     baseline = baseline or _own_head(config)
     baseline_weights = count(baseline).weights if baseline else head.weights
     source = load(config, dataset, Shard(workers.index, workers.count))
+    source = source.repeated(config.dataset.repeat)
     workers.agree("the number of images to train on", source.train_size)
     workers.agree("the number of images to score", source.validation_size)
 
@@ -409,4 +410,4 @@ def load(
         seed=config.seed,
         skip_damaged=used if config.dataset.damaged == "skip" else (),
     )
-    return dataset.load(request).repeated(config.dataset.repeat)
+    return dataset.load(request)

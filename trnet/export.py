@@ -16,6 +16,7 @@ import numpy as np
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, SymbolBlock
 
+from trnet.errors import lines_of
 from trnet.extras import named_if_missing
 from trnet.models.params_format import check_layout
 from trnet.tensor.backend import as_numpy, mx
@@ -168,8 +169,10 @@ def _load_onnx(path: Path) -> tuple[Callable, dict[str, str]]:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a class of its own for every kind of damage
-        raise ValueError(f"{path}: expected an ONNX file: {str(error).splitlines()[0]}") from None
-    (name,) = (given.name for given in session.get_inputs())
+        raise ValueError(f"{path}: expected an ONNX file: {lines_of(error)[0]}") from None
+    name, *others = (given.name for given in session.get_inputs())
+    if others:
+        raise ValueError(f"{path}: expected a network with one input, got {1 + len(others)}")
 
     def run(images: mx.nd.NDArray) -> mx.nd.NDArray:
         return mx.nd.array(session.run(None, {name: images.asnumpy()})[0])
@@ -188,7 +191,7 @@ def _load_symbol(path: Path) -> tuple[Callable, dict[str, str]]:
         block = _imported(path, parameters)
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     except (MXNetError, AssertionError, ValueError) as error:
-        raise ValueError(f"{path}: expected a symbol: {str(error).splitlines()[-1]}") from None
+        raise ValueError(f"{path}: expected a symbol: {lines_of(error)[-1]}") from None
     block.hybridize(static_alloc=True)
     attributes = next(node.get("attrs", {}) for node in nodes if node["name"] == "data")
     return block, {name.strip("_"): text for name, text in attributes.items()}

@@ -108,9 +108,6 @@ def train_missing(
         if outcome is None
     }
     jobs = jobs or (threads.cores() if on_cpu else 1)
-    # The last digits of a result depend on the number of threads, so that number must not depend
-    # on how many runs are missing.
-    threads.use_cores(share=jobs)
     begin = time.monotonic()
     trained = _train_all(tasks, jobs)
     for done, (place, outcome) in enumerate(trained, start=1):
@@ -161,7 +158,10 @@ def _train_all(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Result
 def _train_in_pool(tasks: dict[int, tuple], jobs: int) -> Iterator[tuple[int, Result | UserError]]:
     """Run tasks in the processes of one pool, which all end if one is killed."""
     context = get_context("spawn")  # MXNet's threads do not survive a fork
-    with heard(stop_now), ProcessPoolExecutor(jobs, context, initializer=_follow_parent) as pool:
+    pool = ProcessPoolExecutor(jobs, context, initializer=_follow_parent)
+    # The last digits of a result depend on the number of threads, so that number must not depend
+    # on how many runs are missing.
+    with threads.cores_shared(jobs), heard(stop_now), pool:
         try:
             futures = {pool.submit(_train, *task): place for place, task in tasks.items()}
             while futures:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trnet import config as configs
 from trnet.config import Config, CosineSchedule, StepSchedule
+from trnet.config.schema import UNDECIDING
 from trnet.errors import UserError
 from trnet.result import Result, read_result
 from trnet.training import checkpoint
@@ -59,7 +60,7 @@ def _difference(earlier: Config, config: Config) -> str:
     then, now = (
         _leaves(c.model_dump(include={"dataset", "model", "train"})) for c in (earlier, config)
     )
-    keys = [key for key in {**then, **now} if key != "dataset.root"]
+    keys = [key for key in {**then, **now} if tuple(key.split(".")) not in UNDECIDING]
     key = next(key for key in keys if repr(then.get(key)) != repr(now.get(key)))
     why = f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
     if key == "train.epochs":

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 from typing_extensions import NotRequired, TypedDict
 
 from trnet.config import Config, load_suite
-from trnet.errors import UserError
+from trnet.errors import ConfigError, UserError
 from trnet.files import check_seal, read_json, sealed, write_aside
 from trnet.report import summary
 from trnet.report.published import Publications, read_published
@@ -77,6 +77,20 @@ class Suite:
         return next(iter(self.configs.values())).suite
 
     @property
+    def root(self) -> Path:
+        """The folder of all suites.
+
+        Raises
+        ------
+        ConfigError
+            If the suite's name has more parts than its folder's path.
+        """
+        folder = self.folder.resolve()
+        if self.name.count("/") >= len(folder.parents):
+            raise ConfigError(f"{folder}: suite: expected a path that ends there, got {self.name}")
+        return folder.parents[self.name.count("/")]
+
+    @property
     def output(self) -> Path:
         """The folder in ``results`` that this suite's tables, plots and notes are written into."""
         return self.results / self.name
@@ -113,15 +127,25 @@ class Suite:
 
         They are those in ``runs.json`` and in the run folders, which take precedence.
         """
-        found = [*read_results(self.output / "runs.json"), *self._in_run_folders.values()]
+        return summary.current(self.noted, [*self.configs.values()])
+
+    @cached_property
+    def noted(self) -> list[Result]:
+        """The results in ``runs.json``, also of configs that have changed, and :attr:`measured`."""
+        folders = summary.current([*self._in_run_folders.values()], [*self.configs.values()])
+        found = [*read_results(self.output / "runs.json"), *folders]
         latest = {(run["name"], run["seed"], run["config_hash"]): run for run in found}
-        return summary.current([latest[key] for key in sorted(latest)], [*self.configs.values()])
+        return [latest[key] for key in sorted(latest)]
 
     @cached_property
     def _in_run_folders(self) -> dict[Path, Result]:
-        folders = sorted((self.runs / self.name).glob("*/seed*"))
-        found = {folder: read_result(folder) for folder in folders}
+        found = {folder: read_result(folder) for folder in self._run_folders("*")}
         return {folder: result for folder, result in found.items() if result is not None}
+
+    def _run_folders(self, name: str) -> list[Path]:
+        """Those of an experiment, and none that a user has renamed."""
+        folders = sorted((self.runs / self.name).glob(f"{name}/seed*"))
+        return [folder for folder in folders if folder.name.removeprefix("seed").isdecimal()]
 
     @property
     def others(self) -> dict[Path, Result]:
@@ -154,7 +178,7 @@ class Suite:
     def _failed(self, name: str) -> tuple[tuple[int, str], ...]:
         """Seeds of an experiment without a result, and why; as the run folders note."""
         failed = []
-        for folder in (self.runs / self.name / name).glob("seed*"):
+        for folder in self._run_folders(name):
             failure = read_failure(folder)
             if failure is not None and failure["config_hash"] == self.configs[name].hash:
                 failed.append((int(folder.name.removeprefix("seed")), failure["why"]))
@@ -184,8 +208,7 @@ class Suite:
         return self._other(other).rows
 
     def _other(self, name: str) -> Suite:
-        root = self.folder.resolve().parents[self.name.count("/")]
-        return Suite.load(root / name, self.runs, self.results)
+        return Suite.load(self.root / name, self.runs, self.results)
 
     def spatial_patterns(self, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The leading ``count`` patterns of pixels in each head, from the experiment's first seed.

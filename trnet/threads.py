@@ -1,12 +1,14 @@
 """Threads: how many there are to compute with.
 
 MXNet and OpenMP read the environment when they are loaded. A library leaves it to its user, so only
-commands set it.
+commands set it, and those who start processes, for these.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import joblib
 
@@ -35,6 +37,19 @@ def use_cores(share: int = 1) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // share)))
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+
+
+@contextmanager
+def cores_shared(share: int) -> Iterator[None]:
+    """Let processes that start here compute with a share of the cores; see :func:`use_cores`."""
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
+    use_cores(share)
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            if text is None:
+                os.environ.pop(name, None)
 
 
 def in_use() -> str:

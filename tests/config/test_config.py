@@ -452,3 +452,33 @@ def test_what_is_endless_or_too_large_is_refused_at_once(text, said, tmp_path):
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"^[^\n]*large.yaml: [^\n]*{said}[^\n]*$"):
         config.load(path)
+
+
+def test_the_rank_that_spectra_choose_is_of_their_network(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text())
+    head = "model.head={type: trl, rank: {savings: 0.9}}"
+    of = [config.load(path, [head, f"model.pretrained={name}.params"]) for name in ("a", "b")]
+    untrained = config.load(path, [head])
+    assert len({c.model_hash for c in (*of, untrained)}) == 3
+    exact = "model.head={type: trl, rank: [4, 2, 2, 5]}"
+    of = [config.load(path, [exact, f"model.pretrained={name}.params"]) for name in ("a", "b")]
+    assert of[0].model_hash == of[1].model_hash
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("dataset.repeat=3000000000", "expected an integer < 2147483648, got 3000000000"),
+        (
+            "model.head={type: trl, rank: x}",
+            r"expected integers ≥ 1 as the factorization has them, "
+            r"\{savings: a share below 1\}, a float in",
+        ),
+    ],
+)
+def test_limits_and_braces_are_printed_as_one_writes_them(override, said, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text())
+    with pytest.raises(ConfigError, match=said):
+        config.load(path, [override])

@@ -75,6 +75,8 @@ def test_a_repeated_epoch_takes_passes_in_other_orders(numbered):
     passes = [labels(numbered.train(4, (0, number))) for number in range(3, 9)]
     assert taken == [label for each in passes for label in each]
     assert len(set(map(tuple, passes))) == len(passes)
+    twice = numbered.repeated(2).repeated(3)
+    assert twice.train_batches(4) == len([*twice.train(4, (0, 1))]) == 12
 
 
 def test_samples_are_drawn_before_the_holdout():

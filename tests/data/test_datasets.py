@@ -3,6 +3,7 @@
 from dataclasses import replace
 from unittest import mock
 
+import mxnet as mx
 import numpy as np
 import pytest
 
@@ -61,7 +62,6 @@ def test_a_config_reaches_a_data_set_registered_from_outside(mine, load):
     assert images.shape == (20, 3, 16, 16) and labels.asnumpy().tolist() == [0, 1, 2] * 6 + [0, 1]
     assert set(images.asnumpy().ravel().tolist()) == {-2, 2}
     assert loaded(load("dataset.samples=30")).train_size == 30
-    assert loaded(load("dataset.repeat=2")).train_batches(20) == 6
 
 
 def test_a_data_set_that_is_not_registered_is_refused(load):
@@ -114,3 +114,12 @@ def test_what_the_data_sets_take():
         "imagenet": (True, False, True, False),
         "synthetic": (True, False, False, True),
     }
+
+
+def test_a_config_repeats_what_is_trained_on_and_not_what_a_head_is_fitted_to(mine, load, tmp_path):
+    chosen = load("dataset.repeat=2", "train.epochs=1")
+    training = mock.patch("trnet.training.loop.train", side_effect=InterruptedError)
+    with training as train, pytest.raises(InterruptedError):
+        experiment.train(chosen, None, tmp_path, [mx.cpu()], show=False)
+    assert train.call_args.args[1].passes == 2
+    assert loaded(chosen).passes == 1

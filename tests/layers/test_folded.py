@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from math import prod
+from typing import NamedTuple
 
 import mxnet as mx
 import pytest
@@ -189,6 +191,26 @@ def test_fold_reaches_layers_in_any_block(container, hybridized):
     close(folded(x), expected, 1e-5)
     close(net(x), expected)
     assert folded[1] is net[1] and folded[0].bn is net[0].bn
+
+
+def test_fold_keeps_the_kind_of_a_container():
+    class Pair(NamedTuple):
+        first: object
+        second: object
+
+    class Holding(nn.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.pair = Pair(TRL(7, (2, 2, 2, 3), (3, 3, 2)), None)
+            self.by_name = defaultdict(list, trl=self.pair.first)
+            self.register_child(self.pair.first)
+
+    net = Holding()
+    net.initialize()
+    folded = fold(net)
+    assert isinstance(folded.pair, Pair) and folded.by_name.default_factory is list
+    assert not tensor_layers(folded) and folded.by_name["trl"] is folded.pair.first
+    assert isinstance(net.by_name["trl"], TRL)
 
 
 def test_a_folded_copy_of_a_block_names_its_own_children():

@@ -75,6 +75,15 @@ def test_a_truncated_layer_computes_the_same(form, use_bias):
     assert less.prefix == layer.prefix
 
 
+def test_a_truncated_layer_trains_as_the_layer_does(form):
+    layer = trl(form)
+    lower(layer, form)
+    first, *_, last = layer.collect_params().values()
+    first.lr_mult, first.wd_mult, last.grad_req = 5.0, 0.5, "null"
+    less_first, *_, less_last = layer.truncated().collect_params().values()
+    assert (less_first.lr_mult, less_first.wd_mult, less_last.grad_req) == (5.0, 0.5, "null")
+
+
 def test_a_layer_of_full_rank_stays(form):
     layer = trl(form)
     assert layer.truncated() is layer

@@ -82,6 +82,20 @@ def test_no_dense_layer_is_named():
     layer.initialize()
     with pytest.raises(ValueError, match=r"dense: expected a trained nn.Dense, got NoneType$"):
         layer.init_from_dense(None)
+    tcl = TCL((3, 2, 2), in_shape=(8, 4, 4))
+    with pytest.raises(ValueError, match=r"following: expected an nn.Dense, got str$"):
+        tcl.init_from_dense(nn.Dense(3, in_units=128), "dense")
+
+
+def test_a_refused_weight_leaves_a_layer_as_it_was():
+    layer = TRL(10, (3, 1, 1, 4), in_shape=(8, 4, 4))
+    layer.initialize()
+    dense = nn.Dense(10, in_units=8)
+    dense.initialize(mx.init.Constant(np.nan))
+    form = layer.factorization
+    with pytest.raises(ValueError, match="expected a weight of finite values"):
+        layer.init_from_dense(dense, pooled_modes=(2, 3))
+    assert layer.factorization is form
 
 
 def test_ranks_as_tensorly_writes_them_are_explained():

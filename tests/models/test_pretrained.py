@@ -1,6 +1,7 @@
 """Trained weights: what is loaded, how heads start from it, and what is refused."""
 
 import hashlib
+from unittest import mock
 
 import mxnet as mx
 import numpy as np
@@ -179,6 +180,27 @@ def test_a_store_without_the_network_is_named(refusal, monkeypatch, tmp_path, na
     network = fresh(name, {"type": "dense"}, shape)
     load = lambda: load_pretrained(network, name, True, shape, CLASSES)  # noqa: E731
     refusal(load, "got True: GluonCV's store", name, "use a .params file")
+
+
+def test_a_store_that_fails_without_a_word_is_named(refusal, monkeypatch):
+    network = fresh("resnet18_v1", {"type": "dense"})
+    monkeypatch.setattr("gluoncv.model_zoo.get_model", mock.Mock(side_effect=EOFError))
+    load = lambda: load_pretrained(network, "resnet18_v1", True, SHAPE, CLASSES)  # noqa: E731
+    refusal(load, "gives no weights of resnet18_v1 (EOFError)")
+
+
+def test_a_plugins_trained_head_starts_no_other(tmp_path):
+    shape, path = (1, 28, 28), tmp_path / "network.params"
+    other = fresh("small_vgg2", {"type": "dense"}, shape)
+    other(images(shape))
+    arrays = {
+        f"features.{n}": p.data() for n, p in other.features._collect_params_with_prefix().items()
+    }
+    mx.nd.save(str(path), {**arrays, "output.fc.weight": mx.nd.zeros((CLASSES, 5))})
+    network = fresh("small_vgg2", {"type": "dense"}, shape)
+    start = load_pretrained(network, "small_vgg2", str(path), shape, CLASSES)
+    assert not start.is_whole
+    close(network.features(images(shape)), other.features(images(shape)).asnumpy())
 
 
 def test_what_is_refused_is_named(refusal, tmp_path, trained):

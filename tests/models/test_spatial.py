@@ -1,10 +1,12 @@
 """Patterns of pixels in the weights of heads."""
 
+from unittest import mock
+
 import mxnet as mx
 import numpy as np
 import pytest
 
-from trnet.models import build_network, spatial_patterns
+from trnet.models import HEADS, build_network, spatial_patterns
 
 IMAGE = (1, 28, 28)
 
@@ -53,4 +55,11 @@ def test_a_head_of_several_layers_has_no_patterns():
     network = build_network("small_vgg2", {"type": "dense"}, IMAGE, classes=10)
     network.initialize()
     network(mx.nd.zeros((1, *IMAGE)))
+    assert spatial_patterns(network, IMAGE, 3) is None
+
+
+def test_a_plugins_head_has_no_patterns():
+    head = {"bare": lambda backbone, in_shape, classes: mx.gluon.nn.Dense(classes)}
+    with mock.patch.dict(HEADS, head):
+        network = build_network("small_vgg2", {"type": "bare"}, IMAGE, classes=10)
     assert spatial_patterns(network, IMAGE, 3) is None

@@ -1,5 +1,8 @@
 """Distributed training: a process's place, the errors of its environment, and workers' sums."""
 
+import os
+from unittest import mock
+
 import numpy as np
 import pytest
 from training.cluster import DMLC
@@ -49,6 +52,8 @@ def test_a_place_from_mpich():
 def test_a_place_from_slurm():
     assert find_place("dist_sync", SLURM) == Place("scheduler", "node01", 9091, 1, 4)
     assert find_place("dist_sync", {**SLURM, "SLURM_NNODES": "1"}).host == "127.0.0.1"
+    with mock.patch.dict(os.environ, SLURM):  # which is no dict
+        assert find_place("dist_sync", os.environ).host == "node01"
     with_pmi = {**SLURM, "PMI_RANK": "5", "PMI_SIZE": "6"}  # as of srun --mpi=pmi2
     assert find_place("dist_sync", with_pmi) == Place("worker", "node01", 9091, 1, 4)
 

@@ -30,7 +30,7 @@ from trnet.cli import (
     train,
     tune,
 )
-from trnet.errors import Stopped, UserError
+from trnet.errors import Stopped, UserError, lines_of
 from trnet.extras import named_if_missing
 
 COMMANDS = {
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # MXNet's own are many lines of C++. Its class is not imported for commands without it.
         if type(error).__name__ != "MXNetError" or "TRNET_TRACEBACK" in os.environ:
             raise
-        why = str(error).strip().splitlines()[-1].removeprefix("MXNetError: ")
+        why = lines_of(error)[-1].removeprefix("MXNetError: ")
         _stop(f"error: MXNet failed: {why} (TRNET_TRACEBACK=1 shows where)", 1)
 
 

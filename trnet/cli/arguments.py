@@ -55,8 +55,7 @@ def load_suite(options: Namespace) -> Suite:
     from trnet.suite import Suite
 
     suite = Suite.load(options.suite, options.runs, options.results)
-    root = options.suite.resolve().parents[suite.name.count("/")]  # the folder of all suites
-    elsewhere = root.parent / "results" / "published.yaml"
+    elsewhere = suite.root.parent / "results" / "published.yaml"
     if elsewhere.is_file() and not (options.results / elsewhere.name).is_file():
         print(
             f"note: {options.results} has no published.yaml, so nothing is shown as published; "

@@ -84,7 +84,8 @@ def _expected(error: dict) -> str:
     if kind in _LIMITS:
         name, sign = _LIMITS[kind]
         number = "an integer" if isinstance(context[name], int) else "a number"
-        return f"{number} {sign} {context[name]:g}"
+        limit = context[name] if isinstance(context[name], int) else f"{context[name]:g}"
+        return f"{number} {sign} {limit}"
     if kind == "literal_error":
         return f"one of {context['expected']}".replace(" or ", ", ")
     if kind == "too_short":

@@ -44,7 +44,7 @@ def _rank_in_some_form(rank: Any) -> Any:
         return rank
     raise PydanticCustomError(
         "rank",
-        "integers ≥ 1 as the factorization has them, {{savings: a share below 1}}, a float in "
+        "integers ≥ 1 as the factorization has them, {savings: a share below 1}, a float in "
         "(0, 1] or 'same'",
     )
 
@@ -98,6 +98,8 @@ def _import_each(modules: list[str]) -> list[str]:
             ) from error
     return modules
 
+
+UNDECIDING = (("dataset", "root"), ("train", "checkpoint_minutes"))  # nothing of a run's outcome
 
 PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
 Rank = Annotated[Any, BeforeValidator(_rank_in_some_form)]
@@ -439,8 +441,8 @@ class Config(_Schema):
         key.
         """
         decides = self.model_dump(include={"dataset", "model", "train"}, exclude_defaults=True)
-        decides["dataset"].pop("root", None)
-        decides["train"].pop("checkpoint_minutes", None)
+        for part, key in UNDECIDING:
+            decides[part].pop(key, None)
         decides["train"]["schedule"] = self.train.cut_schedule.model_dump(exclude_defaults=True)
         return _digest(decides)
 
@@ -457,16 +459,15 @@ class Config(_Schema):
     @property
     def model_hash(self) -> str:
         """Twelve hexadecimal digits of everything that decides the shapes of the network."""
-        return _digest(
-            {
-                "dataset": self.dataset.model_dump(include={"name", "classes", "size"}),
-                "model": self.model.model_dump(
-                    include={"backbone", "head"},
-                    exclude={"head": {"lr_mult"}},
-                    exclude_defaults=True,
-                ),
-            }
-        )
+        decides = {
+            "dataset": self.dataset.model_dump(include={"name", "classes", "size"}),
+            "model": self.model.model_dump(
+                include={"backbone", "head"}, exclude={"head": {"lr_mult"}}, exclude_defaults=True
+            ),
+        }
+        if is_savings(getattr(self.model.head, "rank", None)) and self.pretrained:
+            decides["spectra"] = self.pretrained  # they choose the rank
+        return _digest(decides)
 
 
 def _digest(values: dict) -> str:

@@ -110,7 +110,7 @@ class DataSource:
             for each in range(passes):
                 yield from self.train(batch_size, (*others, epoch * passes + each))
 
-        return replace(self, train=train, passes=passes) if passes > 1 else self
+        return replace(self, train=train, passes=self.passes * passes)
 
 
 @dataclass(frozen=True)

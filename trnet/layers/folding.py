@@ -48,11 +48,15 @@ def _folded(value, batch: int, made: dict):
     if isinstance(value, (list, tuple)):
         items = [_folded(item, batch, made) for item in value]
         is_same = all(item is old for item, old in zip(items, value))
-        return value if is_same else type(value)(items)
+        make = getattr(value, "_make", type(value))  # a named tuple's
+        return value if is_same else make(items)
     if isinstance(value, dict):
         items = {key: _folded(item, batch, made) for key, item in value.items()}
-        is_same = all(items[key] is old for key, old in value.items())
-        return value if is_same else type(value)(items)
+        if all(items[key] is old for key, old in value.items()):
+            return value
+        folded = copy(value)
+        folded.update(items)
+        return folded
     _refuse_hidden(value)
     return value
 

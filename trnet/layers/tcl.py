@@ -134,6 +134,9 @@ class TCL(TensorBlock):
             that is not finite; for data of another shape.
         """
         in_shape = self._known_in_shape()
+        for name, layer in (("dense", dense), ("following", following)):
+            if not isinstance(layer, nn.Dense):
+                self._error(f"{name}: expected an nn.Dense, got {type(layer).__name__}")
         units = dense.weight.shape[0]
         for name, layer, inputs in (
             ("dense", dense, in_shape),

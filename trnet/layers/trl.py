@@ -262,7 +262,6 @@ class TRL(TensorBlock):
         self._check_dense(dense, (prod(self._out_shape), prod(kept)), pooled_modes)
         if data is not None and len(self._out_shape) > 1:
             self._error("data: expected none, since outputs that are tensors have no fit to data")
-        self._factorization, self._pooled_modes = form, pooled_modes
         weight = self._finite_weight(dense).T.reshape(*kept, *self._out_shape)
         bias = values_of(dense.bias) if dense.bias is not None else np.zeros(prod(self._out_shape))
         output_error = math.nan
@@ -279,6 +278,7 @@ class TRL(TensorBlock):
                     weigh_classes,
                 )
                 bias = bias + change
+        self._factorization, self._pooled_modes = form, pooled_modes
         if "bias" in self._reg_params:
             arrays["bias"] = bias.reshape(self._out_shape)
         if self._weight_norm:
@@ -340,7 +340,10 @@ class TRL(TensorBlock):
             prefix=self.prefix,
         )
         for name, array in {**values, **left}.items():
-            layer._assign(layer._reg_params[name], array, first.list_ctx())
+            own, parameter = self._reg_params[name], layer._reg_params[name]
+            layer._assign(parameter, array, first.list_ctx())
+            parameter.lr_mult, parameter.wd_mult = own.lr_mult, own.wd_mult
+            parameter.grad_req = own.grad_req
         return layer
 
     def to_dense_weight(self):

@@ -15,6 +15,7 @@ from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.contrib.nn import Identity
 
+from trnet.errors import lines_of
 from trnet.models.backbones import Backbone
 from trnet.models.shapes import sample, shape_of
 from trnet.tensor.backend import mx
@@ -108,7 +109,7 @@ def _trace(
     try:
         scores = network(sample(image_shape))
     except (MXNetError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = lines_of(error)[0]
         raise ValueError(f"the network cannot be traced: {reason}") from None
     finally:
         for hook in hooks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock
 
+from trnet.errors import lines_of
 from trnet.tensor.backend import mx
 
 
@@ -45,5 +46,5 @@ def shape_of(symbol: mx.sym.Symbol, in_shape: tuple[int, ...]) -> tuple[int, ...
     try:
         return symbol.infer_shape_partial()[1][0][1:]  # of the first output
     except MXNetError as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = lines_of(error)[-1]
         raise ValueError(f"the network does not take images of {in_shape}: {reason}") from None

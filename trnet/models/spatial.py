@@ -58,7 +58,7 @@ def _pixel_weight(network: Network, shape: tuple[int, int, int]) -> np.ndarray |
     head = network.output
     if isinstance(head, TRL):
         return as_numpy(head.to_dense_weight()).astype("float64")
-    kinds = [type(block) for block in head]
+    kinds = [type(block) for block in head] if isinstance(head, nn.HybridSequential) else []
     if kinds not in ([nn.GlobalAvgPool2D, nn.Dense], [nn.Flatten, nn.Dense]):
         return None
     weight = as_numpy(head[1].weight.data()).astype("float64")

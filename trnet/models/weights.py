@@ -9,6 +9,7 @@ import numpy as np
 from mxnet.base import MXNetError
 from mxnet.gluon import HybridBlock, Parameter, nn
 
+from trnet.errors import lines_of
 from trnet.models.backbones import BACKBONES, Backbone
 from trnet.models.head_removal import LINEAR, POOLING
 from trnet.models.params_format import check_layout
@@ -42,7 +43,7 @@ def _from_store(name: str) -> Arrays:
     try:
         network = get_model(name, pretrained=True)
     except Exception as error:  # downloading, unzipping and the store's table raise many kinds
-        reason = str(error).strip().splitlines()[-1]
+        reason = lines_of(error)[-1]
         raise ValueError(
             f"GluonCV's store gives no weights of {name} ({reason}); use a .params file"
         ) from None
@@ -56,7 +57,7 @@ def _read(path: Path) -> Arrays:
         check_layout(path)
         arrays = mx.nd.load(str(path))
     except (ValueError, OSError, MXNetError) as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = lines_of(error)[-1]
         raise ValueError(f"expected a complete .params file: {reason}") from None
     for name, array in arrays.items():
         if array.dtype in _FLOATS and not mx.nd.all_finite(array).asscalar():
@@ -105,7 +106,10 @@ def _layers_by_gluoncv(donor: Backbone, arrays: Arrays) -> list[Layer]:
 def _layers_of_ours(arrays: Arrays) -> list[Layer]:
     """Trained layers of a :class:`Network`'s head that consists of dense ones only, in order."""
     head = [name.split(".") for name in arrays if name.startswith("output.")]
-    if any(len(parts) != 3 or parts[2] not in ("weight", "bias") for parts in head):
+    if not all(
+        len(parts) == 3 and parts[1].isdecimal() and parts[2] in ("weight", "bias")
+        for parts in head
+    ):
         return []  # after a TCL, dense layers have learnt from another input
     places = sorted({int(place) for _, place, _ in head})
     return [(arrays[f"output.{i}.weight"], arrays.get(f"output.{i}.bias")) for i in places]

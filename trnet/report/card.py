@@ -56,7 +56,7 @@ def card(config: Config, result: Result, scores: dict, file: Path) -> str:
             "In brackets: Wilson's 95 % interval for so many images. `trnet evaluate` scores the",
             "file; it carries this config, which `trnet train` trains:",
             "",
-            f"```yaml\n{configs.dump(config)}```",
+            f"```yaml\n{configs.dump(config.model_copy(update={'baseline': None}))}```",
             "",
         ]
     )

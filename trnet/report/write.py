@@ -21,30 +21,39 @@ _PATTERNS = 5  # drawn per head
 def write_report(suite: Suite) -> None:
     """Write a suite's tables, the results of its runs, and its plots into ``results/<suite>/``.
 
-    A plot is written if something is known of what it shows; of trainings of one epoch there is no
-    curve. The patterns that heads have learnt are read from the run folders; none is drawn where
-    all heads only pool.
+    A plot is written if something is known of what it shows, and an earlier one removed if not; of
+    trainings of one epoch there is no curve. The patterns that heads have learnt are read from the
+    run folders, without which an earlier plot stays; none is drawn where all heads only pool.
     """
     from trnet.report import plot  # matplotlib takes a second to import
 
     folder, rows = suite.output, suite.rows
     folder.mkdir(parents=True, exist_ok=True)
-    if suite.measured:
-        write_results(folder / "runs.json", suite.measured)
+    if suite.noted:
+        write_results(folder / "runs.json", suite.noted)
     heading = f"# {suite.name}: rank, space savings and accuracy"
     parts = [heading, table(rows, "md"), f"{_origin(suite.measured)}\n"]
     write_aside(folder / "table.md", "\n\n".join(parts))
     write_aside(folder / "table.csv", table(rows, "csv"))
+    ranks, curves, pixels = (
+        folder / f"{name}.png"
+        for name in ("rank_vs_accuracy", "learning_curves", "spatial_patterns")
+    )
     if any(row.baseline and (row.top1 or row.published.top1) for row in rows):
-        write_rank_accuracy(suite, folder / "rank_vs_accuracy.png")
+        write_rank_accuracy(suite, ranks)
+    else:
+        ranks.unlink(missing_ok=True)
     if any(row.curve and len(row.curve) > 1 for row in rows):
-        title = f"{suite.name}: Top-1 by epoch, mean over seeds"
-        plot.plot_learning_curves(rows, title, folder / "learning_curves.png")
+        plot.plot_learning_curves(rows, f"{suite.name}: Top-1 by epoch, mean over seeds", curves)
+    else:
+        curves.unlink(missing_ok=True)
     patterns = suite.spatial_patterns(_PATTERNS)
     if not all(plot.is_alike(pattern) for maps, _ in patterns.values() for pattern in maps):
         title = f"{suite.name}: patterns of pixels in the heads' weights"
         title += "\nred +, blue −, share of square"
-        plot.plot_spatial_patterns(patterns, title, folder / "spatial_patterns.png")
+        plot.plot_spatial_patterns(patterns, title, pixels)
+    elif patterns or not suite.measured:
+        pixels.unlink(missing_ok=True)
 
 
 def write_rank_accuracy(suite: Suite, path: Path) -> None:
@@ -115,6 +124,7 @@ def write_claims(root: Path, runs: Path, results: Path) -> None:
         claims.details(found),
         "\n".join(f"Published: {source}." for source in sources),
     ]
+    results.mkdir(parents=True, exist_ok=True)
     write_aside(results / "claims.md", "\n\n".join(parts) + "\n")
 
 
@@ -144,7 +154,13 @@ def _origin(measured: Sequence[Result]) -> str:
         return ""
     run = measured[-1]
     seeds = ",".join(map(str, sorted({run["seed"] for run in measured})))
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    processors = " or ".join(dict.fromkeys(run["processor"] for run in measured))
+    versions = " or ".join(
+        dict.fromkeys(
+            ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+            for run in measured
+        )
+    )
     train, scored = (
         " or ".join(map(str, sorted({run["dataset"][part] for run in measured})))
         for part in ("train", "validation")
@@ -152,5 +168,5 @@ def _origin(measured: Sequence[Result]) -> str:
     return (
         f"Measured by `python scripts/reproduce.py configs/{run['suite']} --seeds {seeds}` on "
         f"{run['dataset']['name']} ({train} images to train on, {scored} to score), "
-        f"{run['processor']}; {versions}."
+        f"{processors}; {versions}."
     )

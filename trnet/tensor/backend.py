@@ -48,12 +48,11 @@ try:
     _check_surroundings()
     cuda.preload()
     import mxnet as mx
+    from mxnet.util import is_np_array, is_np_shape
 except MissingStack:
     raise
 except (ImportError, OSError, AttributeError) as error:
     raise MissingStack(_explain(error)) from error
-
-from mxnet.util import is_np_array, is_np_shape  # noqa: E402
 
 __all__ = ["MissingStack", "as_numpy", "is_np_array", "mx", "tensorly_scope"]
 

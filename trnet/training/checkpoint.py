@@ -24,7 +24,7 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from trnet import threads
-from trnet.errors import UserError
+from trnet.errors import UserError, lines_of
 from trnet.files import File, check_described, described, naming, read_json, sync
 from trnet.optimize import state_arrays
 from trnet.tensor.backend import mx
@@ -442,7 +442,7 @@ def _loading(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # MXNet raises errors of many types for what does not fit
-        reason = str(error).strip().splitlines()[-1]
+        reason = lines_of(error)[-1]
         raise UserError(f"{path}: cannot be loaded: {reason}") from error
 
 

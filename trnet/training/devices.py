@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from trnet.errors import UserError
+from trnet.errors import UserError, lines_of
 from trnet.tensor import cuda
 from trnet.tensor.backend import mx
 from trnet.training.distributed import ALONE, Workers
@@ -79,7 +79,7 @@ def _count_gpus() -> int:
     try:
         return mx.context.num_gpus()
     except mx.MXNetError as error:  # the driver is installed but does not work
-        reason = str(error).strip().splitlines()[-1]
+        reason = lines_of(error)[-1]
         raise UserError(
             f"--devices: MXNet cannot count the GPUs ({reason}); use --devices cpu"
         ) from None

@@ -234,7 +234,7 @@ def _from_launcher(
 
 def _first_host(environ: Mapping[str, str], size: int, local_size_key: str | None) -> str:
     """The host on which a launcher has started rank 0."""
-    if local_size_key in environ:
+    if local_size_key is not None and local_size_key in environ:
         is_one_host, nodes = environ[local_size_key] == str(size), None
     else:  # srun, which may set PMI_RANK as well
         is_one_host = environ.get("SLURM_NNODES") == "1"
