@@ -242,6 +242,28 @@ def test_layers_without_mxnet_say_what_is_missing(run_python, statement):
     assert said == "MissingStack\n"
 
 
+def test_what_an_uninstalled_mxnet_left_is_no_mxnet(run_python):
+    """A folder without code, as Python finds it: a namespace package, which has no origin."""
+    said = run_python("""
+        import sys
+        from importlib.machinery import ModuleSpec
+        class Left:
+            def find_spec(self, name, path=None, target=None):
+                if name == "mxnet":
+                    spec = ModuleSpec("mxnet", None, is_package=True)
+                    spec.submodule_search_locations.append("/nowhere")
+                    return spec
+        sys.meta_path.insert(0, Left())
+        from trnet.before_mxnet import load_openblas
+        load_openblas()
+        try:
+            from trnet import TRL
+        except ImportError as error:
+            print(type(error).__name__, error)
+    """)
+    assert said.startswith("MissingStack trnet needs MXNet 1.9.1") and said.count("\n") == 1
+
+
 def test_trnet_alone_imports_no_mxnet(run_python):
     run_python("""
         import sys
