@@ -153,30 +153,7 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
             label = row.twin.baseline + ("" if row.kind == kind else f",\n{row.kind}")
             alike.setdefault(label, []).append(row)
         for (label, heads), (marker, color, _) in zip(alike.items(), LINES):
-            style = {"marker": marker, "color": color, "linestyle": line, "linewidth": 1}
-            published = [row for row in heads if row.published_change is not None]
-            measured = [row for row in heads if row.twin.top1_change]
-            for row in published:
-                if row in measured:
-                    ends = row.published_change, row.twin.top1_change.mean
-                    axes.plot([row.space_savings] * 2, ends, color=color, linestyle=":")
-            axes.plot(
-                [row.space_savings for row in published],
-                [row.published_change for row in published],
-                mfc="white",
-                label=None if measured else label,
-                **style,
-            )
-            if measured:
-                axes.errorbar(
-                    [row.space_savings for row in measured],
-                    [row.twin.top1_change.mean for row in measured],
-                    [_spread(row.twin.top1_change) for row in measured],
-                    label=label,
-                    capsize=3,
-                    elinewidth=1.5,
-                    **style,
-                )
+            _draw_twins(axes, heads, label, (marker, color, line))
         axes.set_title(kind)
         axes.set_ylabel("change of Top-1 (points)")
         axes.grid(alpha=0.3)
@@ -353,6 +330,23 @@ def _draw_heads(axes: Axes, heads: Mapping[int, Row], look: Look) -> None:
     published = {place: top1 for place, top1 in top1s.items() if top1 is not None}
     if published:
         axes.plot([*published.values()], [*published], mfc="white", label="published", **style)
+
+
+def _draw_twins(axes: Axes, heads: Sequence[Row], label: str, look: Look) -> None:
+    """Changes of Top-1 by savings, of heads that are alike: filled if measured, hollow if not."""
+    marker, color, line = look
+    style = {"marker": marker, "color": color, "linestyle": line, "linewidth": 1}
+    published = [(row.space_savings, row.published_change) for row in heads]
+    changes = [(row.space_savings, row.twin.top1_change) for row in heads]
+    measured = [(savings, c.mean, _spread(c)) for savings, c in changes if c]
+    for (savings, change), (_, found) in zip(published, changes):
+        if change is not None and found:
+            axes.plot([savings] * 2, [change, found.mean], color=color, linestyle=":")
+    published = [pair for pair in published if pair[1] is not None]
+    hollow = {**style, "mfc": "white", "label": None if measured else label}
+    axes.plot(*zip(*published), **hollow)
+    if measured:
+        axes.errorbar(*zip(*measured), label=label, capsize=3, elinewidth=1.5, **style)
 
 
 def _spread(change: Measurement | None) -> float:
