@@ -41,6 +41,7 @@ TABLES = {  # of a page, where they come from, and what they hold many of
         10,
     ),
     ("results/README.md", "few_samples"): ("few_samples/table.md", "±", 10),
+    ("results/README.md", "few_samples_adam"): ("few_samples_adam/table.md", "±", 30),
     ("results/README.md", "mnist"): ("mnist/table.md", "±", 10),
 }
 

@@ -5,8 +5,8 @@ that was stated before the runs. A claim is supported if the whole interval of t
 measure is in that range, not supported if the whole interval is worse or better, and undecided
 otherwise. A single seed gets no verdict. Intervals are as wide as Holm's correction (Scandinavian
 Journal of Statistics 6, 1979) asks for, so that the probability of any wrong verdict among all is
-at most 5 %. All comparisons that are stated are counted, measured or not: so no verdict depends on
-what else has been measured yet.
+at most 5 %. All comparisons that are stated are counted, measured or not: so a verdict stays,
+whatever is measured after it.
 """
 
 from __future__ import annotations
