@@ -86,12 +86,14 @@ def _columns(rows: Sequence[Row], has_published: bool, form: str) -> dict[str, l
 
 def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
     notes = ["All in percent; savings count the weights of the head, biases aside."]
-    seeds = seeds_text(rows)
-    if seeds == "one seed":
-        notes.append("Measured: one seed.")
-    elif seeds:
-        notes.append(f"Measured: mean ± half of its 95 % interval (Student's t) over {seeds}.")
-    notes += _notes_on_twins([row.twin for row in rows if row.twin and row.twin.top1])
+    twins = [row.twin for row in rows if row.twin]
+    on_others = "On " + " or ".join(dict.fromkeys(twin.dataset for twin in twins))
+    for what, of in {"Measured": rows, on_others: twins}.items():
+        seeds = seeds_text(of)
+        if seeds == "one seed":
+            notes.append(f"{what}: one seed.")
+        elif seeds:
+            notes.append(f"{what}: mean ± half of its 95 % interval (Student's t) over {seeds}.")
     if has_published and any(row.published.top1_change is not None for row in rows):
         notes.append("In brackets: the change of Top-1 in points, where no more is published.")
     notes += [
@@ -107,17 +109,6 @@ def _notes(rows: Sequence[Row], has_published: bool) -> list[str]:
     notes += [f"{row.name}: {row.published.note}." for row in rows if row.published.note]
     sources = dict.fromkeys(row.published.source for row in rows if row.published.source)
     return notes + [f"Published: {source}." for source in sources]
-
-
-def _notes_on_twins(twins: Sequence[Row]) -> list[str]:
-    if not twins:
-        return []
-    data = " or ".join(dict.fromkeys(twin.dataset for twin in twins))
-    fewest, most = (of(twin.top1.seeds for twin in twins) for of in (min, max))
-    if most == 1:
-        return [f"On {data}: one seed."]
-    note = f"On {data}: mean ± half of its 95 % interval (Student's t) over {most} seeds"
-    return [f"{note}; without an interval: one seed." if fewest == 1 else f"{note}."]
 
 
 def _csv(rows: Sequence[Row]) -> str:
