@@ -191,6 +191,15 @@ def test_bars_are_of_the_change_against_the_baseline(rows, figures, tmp_path):
     assert ends[1] == pytest.approx([89.0 - change.interval, 89.0 + change.interval])
 
 
+def test_a_bar_of_two_seeds_squeezes_no_other_twin(rows, figures, tmp_path):
+    head = replace(rows[2], kind="TCL", published_change=-1.0)
+    changes = (Measurement(2.0, 2.0, 2), Measurement(1.0, 0.2, 5))
+    pairs = [replace(head, twin=replace(head, top1_change=change)) for change in changes]
+    plot.plot_twins(pairs, "a title", tmp_path / "plot.png")
+    _, tcls = figures[0].axes
+    assert tcls.get_ylim() == (-2.5, 3.5)
+
+
 def test_twins_are_drawn_where_they_save_and_lose(rows, figures, tmp_path):
     """Published and measured heads of two networks, and a TCL that was not measured."""
     base, head = replace(rows[0], space_savings=70.0), rows[2]

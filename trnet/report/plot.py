@@ -134,7 +134,7 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
 
     One panel of TRLs and one of TCLs. Filled markers, with the 95 % intervals of the change against
     their baseline, are measured; hollow ones are published. Dots join the two of a head, and a line
-    TRLs, which differ by their rank alone.
+    TRLs, which differ by their rank alone. Bars that would squeeze all else are cut.
 
     Parameters
     ----------
@@ -154,6 +154,7 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
             alike.setdefault(label, []).append(row)
         for (label, heads), (marker, color, _) in zip(alike.items(), LINES):
             _draw_twins(axes, heads, label, (marker, color, line))
+        _cut_long_bars(axes, panel)
         axes.set_title(kind)
         axes.set_ylabel("change of Top-1 (points)")
         axes.grid(alpha=0.3)
@@ -347,6 +348,18 @@ def _draw_twins(axes: Axes, heads: Sequence[Row], label: str, look: Look) -> Non
     axes.plot(*zip(*published), **hollow)
     if measured:
         axes.errorbar(*zip(*measured), label=label, capsize=3, elinewidth=1.5, **style)
+
+
+def _cut_long_bars(axes: Axes, panel: Sequence[Row]) -> None:
+    """Leave bars half as much room, above and below all markers, as these take."""
+    changes = [row.twin.top1_change for row in panel if row.twin.top1_change]
+    places = [row.published_change for row in panel if row.published_change is not None]
+    places += [change.mean for change in changes]
+    if places:
+        low, high = min(0, *places), max(0, *places)
+        room = (high - low) / 2
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
 def _spread(change: Measurement | None) -> float:
