@@ -194,7 +194,10 @@ def test_bars_are_of_the_change_against_the_baseline(rows, figures, tmp_path):
 def test_a_bar_of_two_seeds_squeezes_no_other_twin(rows, figures, tmp_path):
     head = replace(rows[2], kind="TCL", published_change=-1.0)
     changes = (Measurement(2.0, 2.0, 2), Measurement(1.0, 0.2, 5))
-    pairs = [replace(head, twin=replace(head, top1_change=change)) for change in changes]
+    pairs = [
+        replace(head, space_savings=50.0 * place, twin=replace(head, top1_change=change))
+        for place, change in enumerate(changes)
+    ]
     plot.plot_twins(pairs, "a title", tmp_path / "plot.png")
     _, tcls = figures[0].axes
     assert tcls.get_ylim() == (-2.5, 3.5)
