@@ -198,6 +198,7 @@ def test_a_bar_of_two_seeds_squeezes_no_other_twin(rows, figures, tmp_path):
         replace(head, space_savings=50.0 * place, twin=replace(head, top1_change=change))
         for place, change in enumerate(changes)
     ]
+    pairs.append(replace(pairs[0], kind="TRL"))
     plot.plot_twins(pairs, "a title", tmp_path / "plot.png")
     _, tcls = figures[0].axes
     assert tcls.get_ylim() == (-2.5, 3.5)
