@@ -123,15 +123,15 @@ class Suite:
 
     @cached_property
     def measured(self) -> list[Result]:
-        """Results of the configs as they are now, by name and seed.
-
-        They are those in ``runs.json`` and in the run folders, which take precedence.
-        """
+        """Results of the configs as they are now, by name and seed."""
         return summary.current(self.noted, [*self.configs.values()])
 
     @cached_property
     def noted(self) -> list[Result]:
-        """The results in ``runs.json``, also of configs that have changed, and :attr:`measured`."""
+        """The results in ``runs.json``, also of configs that have changed, and in the run folders.
+
+        Run folders take precedence; of theirs, only those of the configs as they are now count.
+        """
         folders = summary.current([*self._in_run_folders.values()], [*self.configs.values()])
         found = [*read_results(self.output / "runs.json"), *folders]
         latest = {(run["name"], run["seed"], run["config_hash"]): run for run in found}

@@ -42,14 +42,13 @@ def use_cores(share: int = 1) -> None:
 @contextmanager
 def cores_shared(share: int) -> Iterator[None]:
     """Let processes that start here compute with a share of the cores; see :func:`use_cores`."""
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
+    ours = [name for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT") if name not in os.environ]
     use_cores(share)
     try:
         yield
     finally:
-        for name, text in before.items():
-            if text is None:
-                os.environ.pop(name, None)
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def in_use() -> str:

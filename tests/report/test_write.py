@@ -6,7 +6,7 @@ import numpy as np
 from toy_suite import make_results, make_suite
 
 from trnet.config import Config
-from trnet.report.write import write_rank_accuracy, write_report
+from trnet.report.write import write_claims, write_rank_accuracy, write_report
 from trnet.result import write_results
 from trnet.suite import Suite
 
@@ -85,3 +85,8 @@ def test_a_table_names_every_machine_and_version(tmp_path):
     write_report(suite)
     table = (suite.output / "table.md").read_text()
     assert "a CPU or another CPU; python 3.11 or python 3.9." in table
+
+
+def test_claims_are_written_where_no_results_are_yet(tmp_path):
+    write_claims(tmp_path / "configs", tmp_path / "runs", tmp_path / "results")
+    assert (tmp_path / "results/claims.md").read_text().startswith("# Published claims")
