@@ -6,7 +6,7 @@ import os
 import pytest
 
 from trnet.errors import UserError
-from trnet.files import check_checksum, naming, write_aside, write_checksum
+from trnet.files import aside, check_checksum, naming, write_aside, write_checksum
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
@@ -21,6 +21,21 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
         write_aside(path, "after")
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path):
+    path = tmp_path / "plot.png"
+    path.write_bytes(b"before")
+    with pytest.raises(ValueError, match="no such format"), aside(path) as beside:
+        beside.write_bytes(b"half of it")
+        raise ValueError("no such format")
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such folder") as error:
+        write_aside(tmp_path / "missing" / "table.md", "")
+    assert error.value.filename == str(tmp_path / "missing")
 
 
 def test_an_error_that_has_a_name_keeps_it(tmp_path):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from errno import ENOENT
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from mxnet.gluon import HybridBlock, SymbolBlock
 
 from trnet.errors import lines_of
 from trnet.extras import named_if_missing
+from trnet.files import aside
 from trnet.models.params_format import check_layout
 from trnet.tensor.backend import as_numpy, mx
 
@@ -63,10 +62,10 @@ def export_symbol(
     files = Path(f"{path}-symbol.json"), Path(f"{path}-0000.params")
     kinds = dict.fromkeys(symbol.list_auxiliary_states(), "aux")
     named = {f"{kinds.get(name, 'arg')}:{name}": array for name, array in parameters.items()}
-    with _aside(files[1]) as aside:
-        mx.nd.save(str(aside), named)
-    with _aside(files[0]) as aside:
-        symbol.save(str(aside))
+    with aside(files[1]) as beside:
+        mx.nd.save(str(beside), named)
+    with aside(files[0]) as beside:
+        symbol.save(str(beside))
     return files[0]
 
 
@@ -115,27 +114,27 @@ def export_onnx(
     symbol, parameters = _simplified(*_traced(network, image_shape, {}), image_shape)
     known = {name: array.shape for name, array in parameters.items()}
     out_shape = symbol.infer_shape(data=(1, *image_shape), **known)[1][0][1:]
-    with _aside(Path(path)) as aside:
+    with aside(Path(path)) as beside:
         with _quiet():
             try:
                 export_model(
                     symbol,
                     parameters,
                     [(1, *image_shape)],
-                    onnx_file_path=str(aside),
+                    onnx_file_path=str(beside),
                     dynamic=True,
                     dynamic_input_shapes=[("batch", *image_shape)],
                 )
             except (AttributeError, NotImplementedError) as error:
                 raise ValueError(f"ONNX: {error}") from None
-        model = onnx.load(str(aside))
+        model = onnx.load(str(beside))
         _finish(model, out_shape)
         onnx.helper.set_model_props(model, dict(metadata or {}))
         onnx.checker.check_model(model)
-        onnx.save(model, str(aside))
+        onnx.save(model, str(beside))
         if images is None:
             images = np.random.default_rng(0).standard_normal((3, *image_shape), dtype="float32")
-        session = onnxruntime.InferenceSession(str(aside), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
         _compare(session, network, np.asarray(images, dtype="float32"))
     return Path(path)
 
@@ -360,19 +359,6 @@ def _compare(session, network: HybridBlock, images: np.ndarray) -> None:
             f"expected ONNX Runtime to compute the same as MXNet, to {TOLERANCE:g} of the largest "
             f"output, got a difference of {error:.1e}"
         )
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to, which becomes ``path`` once that is done."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(ENOENT, "there is no such folder", str(path.parent))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager

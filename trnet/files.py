@@ -12,6 +12,7 @@ import os
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOENT
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,19 +36,33 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Write a text beside its place and rename it, so that no reader ever sees half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Give a name beside a file to write to; what is there takes the file's place in the end.
+
+    No reader ever sees half of it, and an earlier file stays if anything fails.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder, or not all of it reaches the disk.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(ENOENT, "there is no such folder", str(path.parent))
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        # Names of files that are not in UTF-8 keep their bytes.
-        with naming(path), aside.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+        with naming(path):
+            yield beside
+            sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text with :func:`aside`. Names of files that are not in UTF-8 keep their bytes."""
+    with aside(path) as beside:
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 class File(TypedDict):

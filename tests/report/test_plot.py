@@ -1,5 +1,7 @@
 """Figures as a reader sees them: what is told apart, and what is legible at a README's width."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from legible import check_legible
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from trnet.report import plot
@@ -18,16 +21,9 @@ from trnet.report.write import write_rank_accuracy
 from trnet.suite import Suite
 
 ROOT = Path(__file__).parents[2]
-SUITES = (
-    "mnist",
-    "few_samples",
-    "fashion_mnist/rank",
-    "fashion_mnist/tcl",
-    "fashion_mnist/factorization",
-    "imagenet",
-    "imagenet/tcl_paper",
-    "imagenet/trl_paper",
-    "cifar100/tcl_paper",
+RESULTS = ROOT / "results"
+SUITES = sorted(
+    path.parent.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("rank_vs_accuracy.png")
 )
 
 
@@ -121,12 +117,28 @@ def test_lines_of_a_panel_differ_in_more_than_colour():
 
 @pytest.mark.parametrize("name", SUITES)
 def test_figures_in_results_are_legible(name, figures, tmp_path):
-    suite = Suite.load(ROOT / "configs" / name, tmp_path, ROOT / "results")
+    suite = Suite.load(ROOT / "configs" / name, tmp_path, RESULTS)
     write_rank_accuracy(suite, tmp_path / "rank.png")
-    if suite.measured:
+    if (RESULTS / name / "learning_curves.png").exists():
         plot.plot_learning_curves(suite.rows, name, tmp_path / "curves.png")
     for figure in figures:
         check_legible(figure)
+
+
+def test_a_plot_that_cannot_be_written_leaves_the_earlier_one(rows, tmp_path, monkeypatch):
+    path = tmp_path / "plot.png"
+    plot.plot_rank_accuracy(rows, "toy", path)
+    before = path.read_bytes()
+
+    def full(figure, file, **_):
+        Path(file).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError) as error:
+        plot.plot_rank_accuracy(rows, "toy", path)
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_heads_are_in_order_of_savings_from_the_top(many, figures, tmp_path):

@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from trnet.data.arrays import Part, from_arrays, shift
 from trnet.data.source import DataSource, Request
 from trnet.errors import UserError
-from trnet.files import read_json, write_aside
+from trnet.files import aside, described, read_json, write_aside
 
 CLASSES = 1000
 ROOT = "data/glyphs"
@@ -246,9 +246,7 @@ def _read(folder: Path, split: str, notes: Notes) -> np.ndarray:
 
 
 def _write(path: Path, images: np.ndarray) -> str:
-    """Write an array beside its place and rename it; returns the file's checksum."""
-    aside = path.with_name(f".{path.name}")
-    with aside.open("wb") as file:
+    """Write an array; returns the file's checksum."""
+    with aside(path) as beside, beside.open("wb") as file:  # a name would become NAME.npy
         np.save(file, images)
-    aside.replace(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return described(path)["sha256"]

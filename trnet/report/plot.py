@@ -21,6 +21,7 @@ from matplotlib.scale import FuncScale
 from matplotlib.ticker import MaxNLocator
 
 from trnet.errors import UserError
+from trnet.files import aside
 from trnet.report.style import BASELINE, LINES, STYLE, WIDTH, Look, looks_of
 from trnet.report.summary import Measurement, Row
 
@@ -290,7 +291,8 @@ def _stack(path: Path, heights: Sequence[float], title: str) -> tuple[Figure, li
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path)
+    with aside(path) as beside:
+        figure.savefig(beside, format=path.suffix[1:])
     plt.close(figure)
 
 
