@@ -1,6 +1,6 @@
 # make reproduce: set up, train the embedded suite, leave its table and plot in results/mnist.
 # make reproduce-glyphs: set up, draw the glyphs, train the published heads on them, with tables and
-#                 plots in results/glyphs; some 16 hours on two cores. It resumes. Fonts that are missing
+#                 plots in results/glyphs; 8 to 19 hours on two cores. It resumes. Fonts that are missing
 #                 are named.
 # make test:      set up, check the code, run the tests.
 # make docs:      set up, build the guide and its API reference into site/.
@@ -35,10 +35,9 @@ reproduce: .venv/installed
 
 reproduce-glyphs: .venv/installed
 	.venv/bin/trnet prepare glyphs data/glyphs
-	for suite in scratch joint start frozen tcl; do \
+	for suite in scratch joint start frozen tcl tcl_vgg; do \
 	    .venv/bin/trnet reproduce configs/glyphs/$$suite --seeds 0,1,2,3,4 || exit; \
 	done
-	.venv/bin/trnet reproduce configs/glyphs/tcl_vgg --seeds 0,1,2
 	.venv/bin/python benchmarks/spectra.py runs/glyphs/scratch/resnet/seed0 \
 	    runs/glyphs/tcl/alexnet/seed0 runs/glyphs/tcl/paper_alexnet/seed0 runs/glyphs/tcl_vgg/vgg/seed0
 	.venv/bin/trnet report
