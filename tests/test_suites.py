@@ -156,7 +156,10 @@ def test_names_say_what_the_files_hold(name):
             first = np.ravel(rank)[0]
             of_savings = name in ("imagenet", "fashion_mnist/tcl") and "tcl" in str(path)
             of_samples = c.dataset.samples and c.name.endswith(f"_{c.dataset.samples}")
-            assert c.name.endswith(f"_{first}") or of_savings or of_samples
+            plain = c.name.removesuffix("_plain")
+            assert plain.endswith(f"_{first}") or of_savings or of_samples
+            if name == "glyphs/tcl":
+                assert c.model.head.norm is (plain == c.name)
 
 
 def test_tcls_of_fashion_mnist_save_what_their_names_say():
