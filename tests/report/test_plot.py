@@ -212,8 +212,10 @@ def test_a_bar_of_two_seeds_squeezes_no_other_twin(rows, figures, tmp_path):
     ]
     pairs.append(replace(pairs[0], kind="TRL"))
     plot.plot_twins(pairs, "a title", tmp_path / "plot.png")
-    _, tcls = figures[0].axes
+    trls, tcls = figures[0].axes
     assert tcls.get_ylim() == (-2.5, 3.5)
+    for axes, kind in ((trls, "TRL"), (tcls, "TCL")):
+        assert axes.get_title() == f"{kind}; intervals longer than the panel are cut"
 
 
 def test_twins_are_drawn_where_they_save_and_lose(rows, figures, tmp_path):
@@ -239,6 +241,7 @@ def test_twins_are_drawn_where_they_save_and_lose(rows, figures, tmp_path):
     (figure,) = figures
     check_legible(figure)
     trls, tcls = figure.axes
+    assert [trls.get_title(), tcls.get_title()] == ["TRL", "TCL"]
     ((line, _, (bars,)),), labels = trls.get_legend_handles_labels()
     assert labels == ["resnet"] and line.get_xydata().tolist() == [[92, -0.5]]
     assert bars.get_segments()[0][:, 1] == pytest.approx(

@@ -155,8 +155,8 @@ def plot_twins(rows: Sequence[Row], title: str, path: Path) -> None:
             alike.setdefault(label, []).append(row)
         for (label, heads), (marker, color, _) in zip(alike.items(), LINES):
             _draw_twins(axes, heads, label, (marker, color, line))
-        _cut_long_bars(axes, panel)
-        axes.set_title(kind)
+        cut = _cut_long_bars(axes, panel)
+        axes.set_title(f"{kind}; intervals longer than the panel are cut" if cut else kind)
         axes.set_ylabel("change of Top-1 (points)")
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -352,16 +352,23 @@ def _draw_twins(axes: Axes, heads: Sequence[Row], label: str, look: Look) -> Non
         axes.errorbar(*zip(*measured), label=label, capsize=3, elinewidth=1.5, **style)
 
 
-def _cut_long_bars(axes: Axes, panel: Sequence[Row]) -> None:
-    """Leave bars half as much room, above and below all markers, as these take."""
+def _cut_long_bars(axes: Axes, panel: Sequence[Row]) -> bool:
+    """Leave bars half as much room, above and below all markers, as these take.
+
+    True if one of them is longer than that.
+    """
     changes = [row.twin.top1_change for row in panel if row.twin.top1_change]
     places = [row.published_change for row in panel if row.published_change is not None]
     places += [change.mean for change in changes]
-    if places:
-        low, high = min(0, *places), max(0, *places)
-        room = (high - low) / 2
-        bottom, top = axes.get_ylim()
-        axes.set_ylim(max(bottom, low - room), min(top, high + room))
+    if not places:
+        return False
+    low, high = min(0, *places), max(0, *places)
+    room = (high - low) / 2
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low - room), min(top, high + room))
+    bottom, top = axes.get_ylim()
+    ends = [change.mean + sign * _spread(change) for change in changes for sign in (-1, 1)]
+    return any(not bottom <= end <= top for end in ends)
 
 
 def _spread(change: Measurement | None) -> float:

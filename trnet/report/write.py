@@ -143,7 +143,7 @@ def write_savings(root: Path, runs: Path, results: Path) -> None:
         data = " or ".join(dict.fromkeys(row.twin.dataset for row in rows))
         title = (
             f"Weights saved and Top-1. Hollow: published for ImageNet. Filled: measured on {data}, "
-            "with 95 % intervals, cut where they are longer than the panel"
+            "with 95 % intervals"
         )
         plot_twins(rows, title, results / "savings.png")
 
