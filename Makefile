@@ -9,7 +9,7 @@
 # make gpu-check: set up MXNet for CUDA in an environment of its own, check the layers on a GPU against
 #                 the CPU, measure them and train on it, into results/gpu; some 5 minutes.
 # make audit:     set up bandit and pip-audit in an environment of their own, and look for insecure code
-#                 and for packages with known faults.
+#                 and for packages with known vulnerabilities.
 # make soak:      set up, try to lose runs in some thousand ways, into results/reliability.md; an hour.
 # Python is looked for by name; PYTHON=/path/to/python3.10 chooses one.
 

@@ -19,7 +19,6 @@ import numpy as np
 import tabulate
 from timing import write_csv
 
-from trnet import config
 from trnet.tensor import fitting
 from trnet.tensor.factorizations import FACTORIZATIONS, Factorization
 
@@ -49,13 +48,10 @@ def main() -> None:
 
 def measure(run: Path) -> Iterator[dict]:
     """Top-1 of a run's network with each head, by ingredient."""
-    from trnet import experiment
+    from trnet import compression, experiment
     from trnet.tensor.backend import mx
-    from trnet.training import checkpoint
 
-    chosen = config.load(run / "config.yaml")
-    weights = checkpoint.latest(run / "checkpoints") / "network.params"
-    chosen = config.load(run / "config.yaml", [f"model.pretrained={weights}"])
+    chosen = compression.open_donor(run, [])
     network, batches = experiment.activations(chosen, IMAGES, [mx.cpu()])
     batches = [batch.asnumpy() for batch in batches]
     source = experiment.load(chosen, experiment.find_dataset(chosen))

@@ -174,6 +174,7 @@ def test_a_tolerance_chooses_the_head_that_saves_most(compress):
         (["--budget", "0.5", "--freeze"], "--freeze: expected --finetune"),
         (["--budget", "0.5", "--head", "tcl", "--weigh-classes"], "--weigh-classes: expected"),
         (["--factorization", "cpp", "--rank", "3"], "--factorization: expected one of tucker"),
+        (["--budget", "0.5", "--head", "tcl", "--factorization", "cp"], "expected --head trl"),
         (["--budget", "0.999"], "savings of 0.999: expected at least 57 parameters"),
         (["--budget", "1"], "--budget: expected a share"),
         (["--rank", "[8, 4, 4, 10]", "--finetune", "0"], "--finetune: expected an integer ≥ 1"),

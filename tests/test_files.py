@@ -6,7 +6,7 @@ import os
 import pytest
 
 from trnet.errors import UserError
-from trnet.files import aside, check_checksum, naming, write_aside, write_checksum
+from trnet.files import aside, check_checksum, naming, sync, write_aside, write_checksum
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
@@ -21,6 +21,9 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
         write_aside(path, "after")
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError) as error:
+        sync(path)
+    assert error.value.filename == str(path)
 
 
 def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path):

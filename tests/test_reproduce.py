@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from toy_suite import make_suite
+from toy_suite import make_results, make_suite
 
+from trnet import config
 from trnet import reproduce as reproduction
 from trnet.config import Config
 from trnet.errors import UserError
 from trnet.reproduce import reproduce
+from trnet.result import write_result
 
 
 def test_what_is_missing_is_trained_and_reported(tmp_path, capsys):
@@ -63,6 +65,27 @@ def test_files_of_weights_are_checked_before_anything_is_trained(tmp_path):
     with pytest.raises(UserError, match=said):
         reproduce(replace(suite, configs=lost), [0], "cpu")
     assert not suite.runs.exists()
+
+
+def test_a_finished_suite_builds_no_network(tmp_path, monkeypatch):
+    """What its configs start from, such as a trained network, may be gone."""
+    suite = make_suite(tmp_path)
+    suite.output.mkdir(parents=True)
+    for result in make_results(suite):
+        folder = suite.runs / "toy" / result["name"] / f"seed{result['seed']}"
+        folder.mkdir(parents=True)
+        chosen = suite.configs[result["name"]].model_copy(update={"seed": result["seed"]})
+        (folder / "config.yaml").write_text(config.dump(chosen))
+        write_result(folder, result)
+    assert len(suite.weights) == 3
+
+    def refuse(*_):
+        raise AssertionError("built a network")
+
+    monkeypatch.setattr("trnet.experiment.build", refuse)
+    only = {name: suite.configs[name] for name in ("base", "small")}
+    done, failures = reproduce(replace(suite, configs=only), [0, 1], "cpu")
+    assert failures == [] and len(done.measured) > 3
 
 
 def changed(suite, name: str, **recipe):

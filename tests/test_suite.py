@@ -192,6 +192,17 @@ def test_a_run_folder_that_was_renamed_is_left_alone(suite):
     assert suite.measured == [] and suite.rows[0].failed == ()
 
 
+def test_why_a_longer_training_has_no_result_is_told_beside_the_shorter_ones(suite):
+    base = suite.configs["base"]
+    folder = suite.runs / "toy/base/seed0"
+    folder.mkdir(parents=True)
+    write_result(folder, {**make_result(base, 0, 0.5), "config_hash": "of fewer epochs"})
+    write_failure(folder, base.hash, "why")
+    assert suite.rows[0].failed == ((0, "why"),)
+    write_result(folder, make_result(base, 0, 0.5))
+    assert replace(suite).rows[0].failed == ()
+
+
 def test_a_name_that_is_longer_than_its_folders_path_is_refused(suite):
     name = "/".join("abcdefghijklmnop" * 3)
     configs = {n: c.model_copy(update={"suite": name}) for n, c in suite.configs.items()}

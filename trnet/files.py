@@ -53,7 +53,7 @@ def aside(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield beside
-            sync(beside)
+            sync(beside, path)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -122,11 +122,12 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's names, are on the disk."""
+def sync(path: Path, name: Path | None = None) -> None:
+    """Wait until a file, or a folder's names, are on the disk; errors may call it by a ``name``."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(name or path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -91,7 +91,7 @@ def train_missing(
     missing = [config for config, outcome in zip(wanted, outcomes) if outcome is None]
     for config in missing:
         experiment.check(config, runs)
-    networks = {(config.model_hash, str(config.train.freeze)): config for config in wanted}
+    networks = {(config.model_hash, str(config.train.freeze)): config for config in missing}
     for config in networks.values():
         experiment.build(config, experiment.find_dataset(config))
     for config in {config.dataset: config for config in missing}.values():

@@ -239,15 +239,20 @@ class Failure(Sealed):
 def read_failure(folder: Path) -> Failure | None:
     """Read why a run folder has no result; None if it has one, or was not tried to the end.
 
+    The result of another config is none: of fewer epochs, say, than those that then failed.
+
     Raises
     ------
     UserError
         As :func:`read_result` does.
     """
     path = folder / _FAILURE
-    if not path.is_file() or (folder / "result.json").is_file():
+    if not path.is_file():
         return None
-    return read_json(path, Annotated[Failure, BeforeValidator(check_seal)])
+    failure = read_json(path, Annotated[Failure, BeforeValidator(check_seal)])
+    result = read_result(folder)
+    has_result = result is not None and result["config_hash"] == failure["config_hash"]
+    return None if has_result else failure
 
 
 def write_failure(folder: Path, config_hash: str, why: str | None) -> None:

@@ -12,6 +12,7 @@ from trnet import config as configs
 from trnet.config import Config, CosineSchedule, StepSchedule
 from trnet.config.schema import UNDECIDING
 from trnet.errors import UserError
+from trnet.files import naming
 from trnet.result import Result, read_result
 from trnet.training import checkpoint
 from trnet.training.distributed import ALONE, Workers
@@ -108,8 +109,8 @@ def held(folder: Path, workers: Workers = ALONE) -> Iterator[None]:
                 f"{folder}: another process is training it; wait until it ends"
             ) from None
         lock.truncate(0)
-        lock.write(str(os.getpid()))  # for those who want to know what a process trains
-        lock.flush()
+        with naming(Path(lock.name)):
+            os.write(lock.fileno(), str(os.getpid()).encode())  # to know what a process trains
         try:
             workers.wait()
             yield

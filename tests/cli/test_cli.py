@@ -106,6 +106,13 @@ def test_python_dash_m_is_the_same_command():
         (["tune", "configs/mnist", "--jobs", "none"], "--jobs: expected an integer ≥ 1, got none"),
         (["reproduce", "configs/mnist", "--seeds", "1,1"], "expected distinct integers ≥ 0"),
         (["plot", "no/suite"], "no/suite"),
+        (["report", "--results", "no/results"], "no/results: expected published.yaml"),
+        (["evaluate", "a.onnx", "--checkpoint", "best"], "a.onnx: expected no --checkpoint"),
+        (["evaluate", "a.onnx", "--devices", "cpu:1"], "and no --devices but cpu"),
+        (["export", "run", "--output", "digits"], "--output: expected a name that ends in .onnx"),
+        (["prepare", "glyphs", "out", "--resize", "9"], "expected none for glyphs"),
+        (["prepare", "glyphs", "out", "--quality", "95"], "expected none for glyphs"),
+        (["prepare", "--check", "out", "source"], "--check: expected no source"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, said, capsys):
@@ -199,6 +206,13 @@ def test_completion(tmp_path):
         [sys.executable, "-m", "trnet"], env={**os.environ, **asked}, check=True, text=True
     )
     assert (tmp_path / "words").read_text() == "--format"
+
+
+def test_a_report_of_a_suite_needs_nothing_published(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["report", str(ROOT / "configs/mnist"), "--results", "mine"])
+    assert capsys.readouterr().out == "Written to mine/mnist/\n"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["mnist"]
 
 
 def test_formats_are_those_of_the_tables():

@@ -376,6 +376,15 @@ def test_a_name_twice_in_a_suite_is_refused(tmp_path):
         config.load_suite(tmp_path)
 
 
+def test_a_config_of_another_suite_is_refused(tmp_path):
+    """As a run folder's is: its suite would take the place of the folder's in every path."""
+    (tmp_path / "a.yaml").write_text(text(name="name: a"))
+    (tmp_path / "b.yaml").write_text(text(name="name: b\nsuite: mnist"))
+    said = rf"b\.yaml: suite: expected '{tmp_path.name}', as for the others .* got 'mnist'"
+    with pytest.raises(ConfigError, match=said):
+        config.load_suite(tmp_path)
+
+
 def test_a_baseline_has_none_itself(tmp_path):
     (tmp_path / "a.yaml").write_text(text(name="name: a\nbaseline: a"))
     with pytest.raises(ConfigError, match=r"a\.yaml: baseline: expected a baseline .* got 'a'"):

@@ -35,13 +35,20 @@ def load(tmp_path, monkeypatch):
 
 def test_a_config_reaches_a_head_from_a_plugin(load, tmp_path):
     loaded = load("{type: plain, width: 7}")
-    expected = {"type": "plain", "width": 7, "bias": True, "lr_mult": 1.0}
+    expected = {"type": "plain", "width": 7, "bias": True, "act": "relu", "lr_mult": 1.0}
     assert loaded.model.head.model_dump() == expected
     assert experiment.count(loaded).weights == 32 * 7 + 7 * 10
     (tmp_path / "again.yaml").write_text(config.dump(loaded))
     again = config.load(tmp_path / "again.yaml")
     assert again == loaded and again.hash == loaded.hash
     assert load("{type: plain, width: 8}").hash != loaded.hash
+
+
+def test_a_null_that_is_not_the_default_is_dumped(load, tmp_path):
+    loaded = load("{type: plain, width: 7, act: null}")
+    (tmp_path / "again.yaml").write_text(config.dump(loaded))
+    again = config.load(tmp_path / "again.yaml")
+    assert again.model.head.act is None and again.hash == loaded.hash
 
 
 def test_a_process_that_is_sent_a_config_imports_its_plugins(load):

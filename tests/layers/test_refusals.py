@@ -87,6 +87,15 @@ def test_no_dense_layer_is_named():
         tcl.init_from_dense(nn.Dense(3, in_units=128), "dense")
 
 
+def test_a_mode_that_is_named_twice_is_pooled_once():
+    layer = TRL(10, (3, 1, 4, 4), in_shape=(8, 4, 4))
+    layer.initialize()
+    dense = nn.Dense(10, in_units=32)
+    dense.initialize()
+    once, twice = (layer.init_from_dense(dense, pooled_modes=m) for m in ((2,), (2, 2)))
+    assert once == twice
+
+
 def test_a_refused_weight_leaves_a_layer_as_it_was():
     layer = TRL(10, (3, 1, 1, 4), in_shape=(8, 4, 4))
     layer.initialize()

@@ -92,6 +92,13 @@ def test_summary_by_hand(configs, runs):
     assert (small.kind, small.rank, tiny.kind) == ("TRL", "(3, 2, 2, 4)", "TCL")
 
 
+def test_seeds_that_scored_other_images_are_no_pair(configs, runs):
+    drawn_anew = {"name": "mnist", "train": 4000, "validation": 1000, "note": "by another FreeType"}
+    runs[3] = {**runs[3], "dataset": drawn_anew}
+    *_, small = summarise(configs, WEIGHTS, runs, {})
+    assert (small.top1_change.mean, small.top1_change.seeds) == (pytest.approx(1.0), 1)
+
+
 def test_published_changes_are_against_the_published_baseline(configs, runs, published):
     base, tiny, small = summarise(configs, WEIGHTS, runs, published)
     assert base.published_change is None

@@ -48,6 +48,12 @@ BASE = config("base", {"type": "dense", "hidden": [8, 8]})
         ({"type": "trl", "rank": [3, 2, 1, 4]}, "TRL", "(3, 2, 1, 4)"),
         ({"type": "trl", "rank": 0.1}, "TRL", "0.1"),
         ({"type": "trl", "rank": 5, "factorization": "cp"}, "TRL, CP", "5"),
+        ({"type": "trl", "rank": 0.1, "tcl": [3, 2, 2]}, "TCL and TRL", "(3, 2, 2), 0.1"),
+        (
+            {"type": "trl", "rank": {"savings": 0.9}, "tcl": [3, 2, 2]},
+            "TCL and TRL",
+            "(3, 2, 2), savings 0.9",
+        ),
         (
             {"type": "trl", "rank": [3, 2, 1], "factorization": "tensor_train", "dropout": 0.1},
             "TRL, tensor train, tensor dropout",

@@ -39,7 +39,7 @@ def add_results(parser: ArgumentParser) -> None:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="published.yaml, and what was measured before (default: results)",
+        help="published.yaml, what was measured before, tables and plots (default: results)",
     )
 
 

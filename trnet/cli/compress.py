@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--tolerance",
         type=_share("--tolerance"),
         metavar="TOP1",
-        help="the Top-1 to give up, at most, as 0.005",
+        help="the largest loss of Top-1, as a share: 0.005 is half a point",
     )
     parser.add_argument(
         "--images",
@@ -77,7 +77,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="EPOCHS",
         help="fine-tune the result for so many epochs",
     )
-    parser.add_argument("--freeze", action="store_true", help="keep the backbone as it is, then")
+    parser.add_argument("--freeze", action="store_true", help="fine-tune the head only")
     parser.add_argument(
         "--set",
         action="append",
@@ -100,6 +100,11 @@ def _checked_rank(options: Namespace) -> int | list[int] | None:
     """The rank that is asked for; refuses what cannot be one, and options that would do nothing."""
     if options.freeze and options.finetune is None:
         raise UserError("--freeze: expected --finetune EPOCHS with it, got none")
+    if options.head == "tcl" and options.factorization != "tucker":
+        raise UserError(
+            f"--factorization: expected --head trl, which has one, got tcl and "
+            f"{options.factorization}"
+        )
     if options.weigh_classes and options.head == "tcl":
         raise UserError("--weigh-classes: expected --head trl, which gives class scores, got tcl")
     if options.rank is None:

@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from trnet.cli import arguments
+from trnet.errors import UserError
 
 EXAMPLES = """
 trnet evaluate runs/mnist/vgg_trl_8/seed0
@@ -31,6 +32,12 @@ def run(options: Namespace) -> None:
     from trnet import inference
     from trnet.training.devices import parse_devices
 
+    is_exported = options.run.suffix in (".onnx", ".json")
+    if is_exported and (options.checkpoint != "latest" or options.devices not in ("auto", "cpu")):
+        raise UserError(
+            f"{options.run}: expected no --checkpoint, and no --devices but cpu: the file has one "
+            "network, which the CPU scores"
+        )
     contexts = parse_devices(options.devices)
     config, epoch, scores = inference.score(options.run, options.checkpoint, contexts, options.root)
     which = options.run.name if epoch is None else f"after epoch {epoch}"

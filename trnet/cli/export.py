@@ -53,6 +53,8 @@ def run(options: Namespace) -> None:
     from trnet import inference
     from trnet.result import read_result
 
+    if options.format == "onnx" and options.output and options.output.suffix != ".onnx":
+        raise UserError(f"--output: expected a name that ends in .onnx, got {options.output}")
     if options.card and read_result(options.run) is None:
         raise UserError(f"{options.run}: expected a finished run for a card, found no result.json")
     file = inference.export(

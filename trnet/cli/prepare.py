@@ -20,6 +20,7 @@ trnet prepare --check data/imagenet/train
 trnet prepare glyphs data/glyphs
 """
 
+_QUALITY = 95  # of JPEGs, by default
 # JPEG's largest side and quality; a bound on threads that no machine of today meets.
 _LARGEST = {"resize": 65_500, "quality": 100, "jobs": 1024}
 
@@ -38,9 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--quality",
         type=int,
-        default=95,
         metavar="Q",
-        help="of JPEGs that are encoded here (default: 95)",
+        help=f"of JPEGs that are encoded here (default: {_QUALITY})",
     )
 
     class Check(Action):
@@ -72,11 +72,15 @@ def run(options: Namespace) -> None:
     # MXNet, which tries images that are no JPEG, has as many threads as this says when it loads.
     os.environ.setdefault("MXNET_CPU_WORKER_NTHREADS", str(jobs))
     if options.check is not None:
+        if options.source is not None:
+            raise UserError(f"--check: expected no source and no output, got {options.source}")
         from trnet.data.prepare import check
 
         print(f"{check(options.check, jobs)} records are undamaged")
         return
     if options.source == Path("glyphs") and not options.source.is_dir():
+        if options.resize is not None or options.quality is not None:
+            raise UserError("--resize, --quality: expected none for glyphs, which are 28×28 pixels")
         from trnet.data.glyphs import draw
 
         print(draw(options.output))
@@ -88,7 +92,8 @@ def run(options: Namespace) -> None:
         )
     from trnet.data.prepare import prepare
 
-    done = prepare(options.source, options.output, options.resize, options.quality, jobs)
+    quality = options.quality or _QUALITY
+    done = prepare(options.source, options.output, options.resize, quality, jobs)
     if not done.made:
         print(f"{options.output}.rec exists and is verified; nothing was written")
     for file, reason in done.skipped.items():

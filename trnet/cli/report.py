@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from trnet.cli import arguments
+from trnet.errors import UserError
 
 EXAMPLES = """
 trnet report
@@ -42,6 +43,14 @@ def run(options: Namespace) -> None:
         suite = Suite.load(folder, options.runs, options.results)
         write_report(suite)
         print(f"Written to {suite.output}/")
-    write_claims(options.configs, options.runs, options.results)
-    write_savings(options.configs, options.runs, options.results)
-    print(f"Written to {options.results / 'claims.md'} and {options.results / 'savings.png'}")
+    if not (options.results / "published.yaml").is_file():
+        if options.suites:
+            return
+        raise UserError(
+            f"{options.results}: expected published.yaml, which has the claims, got none"
+        )
+    places = options.configs, options.runs, options.results
+    write_claims(*places)
+    print(f"Written to {options.results / 'claims.md'}")
+    if write_savings(*places):
+        print(f"Written to {options.results / 'savings.png'}")

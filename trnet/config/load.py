@@ -21,7 +21,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Parameters
     ----------
     path : str or Path
-        A YAML file; ``extends: other.yaml`` in it names a base beside it, whose keys it overrides.
+        A YAML file; ``extends: ../other.yaml`` in it names a base, by its path from there, whose
+        keys it overrides.
     overrides : sequence of str
         ``"key.sub=value"``, with the value in YAML.
 
@@ -95,7 +96,8 @@ def load_suite(folder: str | Path) -> list[Config]:
     Raises
     ------
     ConfigError
-        As :func:`load`, and for an empty folder, a name used twice or an unknown baseline.
+        As :func:`load`, and for an empty folder, two suites in one, a name used twice or an unknown
+        baseline.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -108,6 +110,12 @@ def load_suite(folder: str | Path) -> list[Config]:
     configs: dict[str, Config] = {}
     for path in paths:
         config = load(path)
+        first = next(iter(configs.values()), config)
+        if config.suite != first.suite:
+            raise ConfigError(
+                f"{path}: suite: expected {first.suite!r}, as for the others of this folder, got "
+                f"{config.suite!r}"
+            )
         if config.name in configs:
             raise ConfigError(
                 f"{path}: name: expected a name of its own, got {config.name!r}, which another "
@@ -139,6 +147,12 @@ def _checked_baseline(config: Config, suite: dict[str, Config], path: Path) -> C
 def dump(config: Config) -> str:
     """The resolved config as YAML, which :func:`load` reads again."""
     values = config.model_dump(exclude_none=True)
+    head = config.model.head  # of a plugin: its null may not be its default
+    values["model"]["head"] = {
+        key: value
+        for key, value in head.model_dump().items()
+        if value is not None or type(head).model_fields[key].default is not None
+    }
     if not config.plugins:
         del values["plugins"]
     stream = io.StringIO()

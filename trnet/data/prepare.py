@@ -22,7 +22,7 @@ from trnet.data.images import Listing, Undecodable, faults, for_mxnet, list_imag
 from trnet.data.records import VERSION, Index, Records, open_records, read_lines, read_note
 from trnet.data.threads import map_ahead
 from trnet.errors import UserError
-from trnet.files import Sealed, check_seal, described, read_json, sealed, sync, write_aside
+from trnet.files import Sealed, aside, check_seal, described, read_json, sealed, sync, write_aside
 
 _AHEAD = 16  # records per thread that are made before their turn
 
@@ -237,8 +237,8 @@ class _Work:
         }
         for suffix, text in texts.items():
             write_aside(self.beside(suffix), text)
-        self.beside("crc32").write_bytes(index.sums.astype("<u4").tobytes())
-        sync(self.beside("crc32"))
+        with aside(self.beside("crc32")) as beside:
+            beside.write_bytes(index.sums.astype("<u4").tobytes())
         described_files = {suffix: described(self.beside(suffix)) for suffix in (*texts, "crc32")}
         note = {
             "version": VERSION,

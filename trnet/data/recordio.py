@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from trnet.errors import UserError
+from trnet.files import sync
 
 # The numbers of dmlc-core's recordio.h: 3 bits of kind and 29 of length share a word.
 MAGIC = 0xCED7230A
@@ -109,8 +110,8 @@ class Writer:
 
     def sync(self) -> None:
         """Wait until both files are on the disk."""
-        os.fsync(self._rec.fileno())
-        os.fsync(self._lines.fileno())
+        for file in (self._rec, self._lines):
+            sync(Path(file.name))
 
 
 def _cut_torn(rec: io.FileIO, lines: io.FileIO) -> list[int]:

@@ -254,6 +254,7 @@ class TRL(TensorBlock):
         pooled_modes = self._checked_pooling(pooled_modes)
         with self._naming_layer():
             form = self._make(in_shape, pooled_modes)
+            pooled_modes = form.pooled_modes
         if len(pooled_modes) == len(in_shape):
             self._error(
                 f"pooled_modes: expected at least one mode of the input left, got {pooled_modes}"

@@ -26,6 +26,7 @@ WORSE, BETTER = "not supported, worse", "not supported, better"
 ONE_SEED = "one seed only"
 VERDICTS = (WORSE, BETTER, "undecided", "supported", ONE_SEED, NOT_MEASURED)
 LEVEL = 0.05  # the probability of any wrong verdict, of all that are judged together
+_ROUNDING = 1e-9  # points: differences of equal Top-1 are not all exactly zero
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,11 @@ def judge(findings: Sequence[Finding]) -> list[Finding]:
 def p_value(change: Measurement | None, claim: Claim) -> float:
     """The probability of a change so far from the nearest bound of a claim, if it is on that bound.
 
-    By Student's t, on both sides; 1 without a measurement, and for a single seed.
+    By Student's t, on both sides. 1 without a measurement, for a single seed, and for seeds that
+    all say the same: then Top-1, of a few images, is too coarse to show how much they differ.
     """
-    if change is None or change.deviation is None:
+    if change is None or change.deviation is None or change.deviation < _ROUNDING:
         return 1.0
-    if change.deviation == 0:
-        return 0.0
     distance = min(abs(change.mean - bound) for bound in (claim.low, claim.high))
     t = distance / change.deviation * math.sqrt(change.seeds)
     return 2 * float(stdtr(change.seeds - 1, -t))
@@ -123,7 +123,11 @@ def overview(findings: Sequence[Finding]) -> str:
 
 
 def _changes(findings: Sequence[Finding]) -> str:
-    return "; ".join(f"{f.comparison.name} {measured(f.change, signed=True)}" for f in findings)
+    names = [finding.comparison.name for finding in findings]
+    if len(set(names)) < len(names):
+        names = [finding.comparison.experiment for finding in findings]
+    changes = [measured(finding.change, signed=True) for finding in findings]
+    return "; ".join(map(" ".join, zip(names, changes)))
 
 
 def _verdicts(findings: Sequence[Finding]) -> str:

@@ -44,7 +44,8 @@ def plot_rank_accuracy(
 
     A line of text per head says its kind, its rank and what it saves. The baseline comes first, and
     is a line through the others. Bars show the 95 % intervals of the change against it, paired by
-    seed: those that it cuts show no difference. Hollow markers are published.
+    seed: those that it cuts show no difference, if all have the same seeds. Hollow markers are
+    published.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ class _Schema(BaseModel):
 class Published(_Schema):
     """The published numbers of an experiment, in percent; None for those that are not published.
 
-    ``source`` is the reference, as it is printed under the table.
+    ``source`` is the reference, as it is printed under the table; None only where nothing is.
     """
 
     top1: Optional[float] = None
@@ -76,6 +76,8 @@ class Claim(_Schema):
     def _is_a_range(self) -> Claim:
         if not self.low < self.high or math.inf in (self.low, -self.high):
             raise ValueError(f"expected low < high, got low {self.low:g} and high {self.high:g}")
+        if math.isinf(self.low) and math.isinf(self.high):
+            raise ValueError("expected low, high or both, got none")
         return self
 
 
@@ -117,7 +119,7 @@ class Publications(BaseModel):
         return (self.__pydantic_extra__ or {}).get(suite, {})
 
     def _cited(self, entry: _Entry) -> _Entry:
-        return entry.model_copy(update={"source": entry.source and self.sources[entry.source]})
+        return entry.model_copy(update={"source": self.sources[entry.source]})
 
     @model_validator(mode="after")
     def _twins_have_none(self) -> Publications:
@@ -132,13 +134,16 @@ class Publications(BaseModel):
 
     @model_validator(mode="after")
     def _sources_are_there(self) -> Publications:
-        numbers = [
-            p for suite in self.__pydantic_extra__ or {} for p in self._numbers(suite).values()
-        ]
-        for entry in (*numbers, *self.claims):
-            if entry.source is not None and entry.source not in self.sources:
+        cited = [claim.source for claim in self.claims]
+        for suite in self.__pydantic_extra__ or {}:
+            for name, numbers in self._numbers(suite).items():
+                if numbers.source is None:
+                    raise ValueError(f"{suite}.{name}: source: expected one of sources, got none")
+                cited.append(numbers.source)
+        for source in cited:
+            if source not in self.sources:
                 raise ValueError(
-                    f"sources: expected {entry.source!r}, which is used as a source, got "
+                    f"sources: expected {source!r}, which is used as a source, got "
                     f"{', '.join(self.sources) or 'none'}"
                 )
         return self

@@ -152,11 +152,13 @@ def seeds_text(rows: Sequence[Row]) -> str | None:
 
 
 def change(runs: Sequence[dict], config: Config, against: Config) -> Measurement | None:
-    """The difference in Top-1 of two experiments, in points, over the seeds that both have."""
+    """The difference in Top-1 of two experiments, in points, over the seeds that both have.
+
+    Pairs whose images differ, such as glyphs drawn by two versions of FreeType, are left out.
+    """
     of, of_other = _by_seed(runs, config), _by_seed(runs, against)
-    return _measurement(
-        [of[seed]["top1"] - of_other[seed]["top1"] for seed in of if seed in of_other]
-    )
+    pairs = [(run, of_other[seed]) for seed, run in of.items() if seed in of_other]
+    return _measurement([a["top1"] - b["top1"] for a, b in pairs if a["dataset"] == b["dataset"]])
 
 
 def _row(config, weights, runs, published, configs) -> Row:
@@ -235,9 +237,11 @@ def _rank(config: Config) -> str:
     head = config.model.head
     rank, before = getattr(head, "rank", None), getattr(head, "tcl", None)
     ranks = rank if isinstance(rank, (list, tuple)) and isinstance(rank[0], list) else [rank]
-    if isinstance(ranks[0], (list, tuple)):
-        ranks = ranks if before is None else [before, *ranks]
-        return ", ".join(f"({', '.join(map(str, each))})" for each in ranks)
-    if isinstance(rank, dict):
-        return f"savings {rank['savings']:g}"
-    return "" if rank is None else str(rank)
+    ranks = ranks if before is None else [before, *ranks]
+    return ", ".join(_one_rank(each) for each in ranks if each is not None)
+
+
+def _one_rank(rank: list[int] | int | float | str | dict) -> str:
+    if isinstance(rank, (list, tuple)):
+        return f"({', '.join(map(str, rank))})"
+    return f"savings {rank['savings']:g}" if isinstance(rank, dict) else str(rank)

@@ -128,11 +128,11 @@ def write_claims(root: Path, runs: Path, results: Path) -> None:
     write_aside(results / "claims.md", "\n\n".join(parts) + "\n")
 
 
-def write_savings(root: Path, runs: Path, results: Path) -> None:
+def write_savings(root: Path, runs: Path, results: Path) -> bool:
     """Plot savings against the change of Top-1, published and measured, into ``savings.png``.
 
     The parameters are those of :func:`findings`. Drawn are the experiments with twins, but for
-    heads that are larger than their baseline by more than a hundredth.
+    heads that are larger than their baseline by more than a hundredth; False if there are none.
     """
     from trnet.report.plot import plot_twins
 
@@ -146,6 +146,7 @@ def write_savings(root: Path, runs: Path, results: Path) -> None:
             "with 95 % intervals"
         )
         plot_twins(rows, title, results / "savings.png")
+    return bool(rows)
 
 
 def _origin(measured: Sequence[Result]) -> str:
