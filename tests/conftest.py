@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,13 +47,21 @@ def run_python() -> Callable[[str], str]:
     return run
 
 
+@pytest.fixture(scope="session")
+def results(tmp_path_factory) -> Path:
+    """A copy of results/, without models and pictures: a suite notes there what it counts."""
+    heavy = shutil.ignore_patterns("*.onnx", "*.params", "*.png")
+    copied = tmp_path_factory.mktemp("copied") / "results"
+    return shutil.copytree(TESTS.parent / "results", copied, ignore=heavy)
+
+
 @pytest.fixture
-def tabulated(run_python, tmp_path) -> Callable[[str], str]:
+def tabulated(run_python, results, tmp_path) -> Callable[[str], str]:
     """What scripts/tabulate.py prints of a suite of ours with no run, which takes no MXNet."""
 
     def tabulate(suite: str) -> str:
         root = TESTS.parent
-        script, configs, results = root / "scripts/tabulate.py", root / "configs", root / "results"
+        script, configs = root / "scripts/tabulate.py", root / "configs"
         arguments = [script, configs / suite, "--runs", tmp_path, "--results", results]
         return run_python(
             f"""

@@ -150,6 +150,18 @@ def test_the_table_is_that_of_the_measurements(folder, n_measured):
     assert settings == {(p, i) for p in ("in a network", "alone") for i in ("AVX-512", "AVX2")}
 
 
+def test_the_table_of_the_regression_is_that_of_its_measurements():
+    import regression
+    import report
+
+    def squeezed(text):  # tabulate's padding is a global of what was imported
+        return re.sub(r"([ -])\1+", r"\1", text)
+
+    folder = RESULTS.parent / "regression"
+    made = regression.table(report.read_csv(folder / "regression.csv"))
+    assert squeezed((folder / "table.md").read_text(encoding="utf-8")) == squeezed(made)
+
+
 def test_figures_are_legible(figures, tmp_path):
     import regression
     import report

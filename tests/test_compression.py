@@ -131,6 +131,11 @@ def test_a_compressed_head_is_trained_on(compress, freeze):
     tuned = json.loads((runs / "trl_cp_5_tuned/seed0/result.json").read_text())
     first = json.loads((runs / "trl_cp_5/seed0/result.json").read_text())
     assert tuned["loss"] < first["loss"] and "fit" not in tuned
+    trained, tuned_by = (
+        config.load(folder / "seed0/config.yaml").train.learning_rate
+        for folder in (Path("runs/shapes/digits"), runs / "trl_cp_5_tuned")
+    )
+    assert tuned_by == pytest.approx(trained / 10)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from trnet.config import Config, Head, load_suite
 from trnet.config.schema import _HEADS
+from trnet.result import Result
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -40,6 +41,13 @@ def test_code_prints_what_is_shown(code, shown, capsys, tmp_path, monkeypatch):
 
 def test_all_code_is_shown_with_what_it_prints():
     assert len(BLOCKS) == sum(text.count("```python") for text in PAGES.values()) > 5
+
+
+def test_every_key_of_a_result_is_in_the_guide():
+    section = PAGES["runs.md"].partition("## Results")[2].partition("## Suites")[0]
+    cells = re.findall(r"^\| (`.+?) \|", section, re.M)
+    keys = {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
+    assert keys == {*Result.__annotations__, "checksum"}
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -17,7 +17,7 @@ from mxnet import gluon
 from mxnet.gluon import nn
 from onnx import helper
 
-from trnet import TCL, TRL, experiment, fold, inference
+from trnet import TCL, TRL, cli, experiment, fold, inference
 from trnet.config import Config, load
 from trnet.errors import UserError
 from trnet.export import export_onnx, export_symbol, load_exported
@@ -247,6 +247,16 @@ def test_an_exported_run_scores_as_its_checkpoint(form, folds, run, tmp_path):
 def test_an_export_goes_into_the_run_folder(run):
     assert inference.export(run, "best", "onnx", True, None) == run / "small.onnx"
     assert inference.export(run, "best", "symbol", True, None) == run / "small-symbol.json"
+
+
+def test_the_command_folds_unless_it_is_told_not_to(run, tmp_path):
+    sizes = {}
+    for name, options in (("folded", []), ("factors", ["--no-fold", "--card"])):
+        file = tmp_path / f"{name}.onnx"
+        cli.main(["export", str(run), "--output", str(file), *options])
+        sizes[name] = file.stat().st_size
+    assert sizes["factors"] < 0.7 * sizes["folded"]
+    assert (tmp_path / "factors.md").is_file() and not (tmp_path / "folded.md").exists()
 
 
 @pytest.mark.parametrize("form", ["onnx", "symbol"])

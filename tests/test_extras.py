@@ -123,3 +123,19 @@ def test_without_mxnet_both_extras_are_named(monkeypatch):
 def test_a_broken_package_is_not_called_missing():
     with pytest.raises(ModuleNotFoundError), named_if_missing("trnet train"):
         raise ModuleNotFoundError("No module named 'pydantic.v9'", name="pydantic.v9")
+
+
+def test_tables_configs_and_plans_import_no_mxnet(run_python):
+    """Each of their modules, so that tables and errors are instant."""
+    paths = [p for part in ("config", "report") for p in (ROOT / "trnet" / part).glob("*.py")]
+    names = ["trnet.tensor.plan"]
+    names += [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    run_python(
+        f"""
+        import sys
+        from importlib import import_module
+        for name in {names!r}:
+            import_module(name.removesuffix(".__init__"))
+            assert "mxnet" not in sys.modules, name
+        """
+    )

@@ -6,10 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from soak.long import _summary
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_a_few_trials_of_each_kind(tmp_path):
+def test_a_long_training_is_summed_up_in_equal_parts():
+    """Of seconds, epochs, MiB, files and threads; what it warms up with is left out."""
+    seconds = np.arange(1000.0)
+    seen = np.stack([2 * seconds, seconds, 100 + seconds, 0 * seconds + 7, 0 * seconds + 3], axis=1)
+    found = _summary("arrays", seen)
+    assert (found.form, found.epochs) == ("arrays", 999)
+    assert found.seconds == pytest.approx([2.0] * len(found.seconds)) and len(found.seconds) > 3
+    assert found.memory == sorted(found.memory) and found.memory[0] > 100
+    assert {*found.files} == {7.0} and {*found.threads} == {3.0}
+
+
+def test_a_few_kills_changed_files_and_full_disks(tmp_path):
     table = tmp_path / "reliability.md"
     counts = [
         "--kills",

@@ -18,7 +18,6 @@ from trnet.models import (
     zoo_names,
 )
 from trnet.models.shapes import output_shape, parameter_shapes
-from trnet.savings import space_savings
 
 # name: side of the image, activation tensor, hidden units
 ZOO = {
@@ -103,8 +102,6 @@ def test_another_head_is_attached(name):
     np.testing.assert_allclose(network(x).asnumpy(), plain, rtol=1e-3, atol=1e-4)
     weights = prod(rank) + 7 * c + h + 2 * w + 5 * CLASSES
     assert count_head(network, (3, side, side)).weights == weights
-    saved = space_savings(weights, weights_by_hand(name))
-    assert saved == 1 - weights / weights_by_hand(name)
     kept = network.features.collect_params()
     assert kept and set(shapes) - set(kept) == set(whole.output.collect_params())
     for key, parameter in kept.items():
@@ -145,6 +142,13 @@ def test_dropout_of_the_networks_own_head_is_set():
     network = build_network("vgg11", {"type": "dense", "dropout": 0.2}, (3, 64, 64), CLASSES)
     rates = [b._rate for b in network.output._children.values() if isinstance(b, nn.Dropout)]
     assert rates == [0.2, 0.2]
+
+
+@pytest.mark.parametrize("head", [{"type": "dense"}, {"type": "tcl", "rank": [5, 2, 2]}])
+def test_hidden_layers_drop_half_by_default(head):
+    network = build_network("vgg11", head, (3, 64, 64), CLASSES)
+    rates = [b._rate for b in network.output._children.values() if isinstance(b, nn.Dropout)]
+    assert rates == [0.5, 0.5]
 
 
 def test_any_network_of_a_user():

@@ -136,8 +136,8 @@ def test_a_claim_has_one_line_with_every_experiment():
     assert "**supported** " in costs
 
 
-def test_our_claims_name_experiments_of_ours_and_sources(tmp_path):
-    found = found_claims(ROOT / "configs", tmp_path, ROOT / "results")
+def test_our_claims_name_experiments_of_ours_and_sources(results, tmp_path):
+    found = found_claims(ROOT / "configs", tmp_path, results)
     assert {f.claim.claim for f in found} == {
         claim.claim for claim in read_published(ROOT / "results/published.yaml").claims
     }
@@ -154,9 +154,9 @@ def test_our_claims_name_experiments_of_ours_and_sources(tmp_path):
     assert len(savings) == 4
 
 
-def test_savings_are_against_the_other_head_of_the_comparison(tmp_path):
+def test_savings_are_against_the_other_head_of_the_comparison(results, tmp_path):
     """Pooling and a dense layer have a tenth of the weights of the TRL compared with them."""
-    found = found_claims(ROOT / "configs", tmp_path, ROOT / "results")
+    found = found_claims(ROOT / "configs", tmp_path, results)
     by_other = {
         f.comparison.against: f.space_savings
         for f in found
@@ -167,8 +167,8 @@ def test_savings_are_against_the_other_head_of_the_comparison(tmp_path):
     assert by_other["dense_100"] == pytest.approx(100 * (1 - trl / (1568 * 256 + 2560)))
 
 
-def test_the_written_claims_are_those_of_the_results(tmp_path):
-    found = found_claims(ROOT / "configs", tmp_path, ROOT / "results")
+def test_the_written_claims_are_those_of_the_results(results, tmp_path):
+    found = found_claims(ROOT / "configs", tmp_path, results)
     written = (ROOT / "results/claims.md").read_text(encoding="utf-8")
     assert overview(found) in written and details(found) in written
 

@@ -116,8 +116,8 @@ def test_lines_of_a_panel_differ_in_more_than_colour():
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_figures_in_results_are_legible(name, figures, tmp_path):
-    suite = Suite.load(ROOT / "configs" / name, tmp_path, RESULTS)
+def test_figures_in_results_are_legible(name, figures, results, tmp_path):
+    suite = Suite.load(ROOT / "configs" / name, tmp_path, results)
     write_rank_accuracy(suite, tmp_path / "rank.png")
     if (RESULTS / name / "learning_curves.png").exists():
         plot.plot_learning_curves(suite.rows, name, tmp_path / "curves.png")

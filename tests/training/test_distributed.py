@@ -8,6 +8,7 @@ import pytest
 from training.cluster import DMLC
 
 from trnet.errors import UserError
+from trnet.training import distributed
 from trnet.training.distributed import ALONE, Place, Workers, find_place, find_secret
 
 OPEN_MPI = {
@@ -121,6 +122,15 @@ def test_a_role_without_a_kvstore_is_refused():
 
 def test_a_place_is_found_without_mxnet(run_python):
     run_python("import sys, trnet.training.distributed; assert 'mxnet' not in sys.modules")
+
+
+def test_under_kubernetes_the_scheduler_listens_everywhere(monkeypatch, port):
+    """The name may be that of a service, whose address no machine has."""
+    listening = []
+    monkeypatch.setenv("DMLC_USE_KUBERNETES", "1")
+    monkeypatch.setattr(distributed, "Monitor", lambda address, *_: listening.append(address))
+    distributed._monitor(Place("scheduler", "a-service.invalid", port, 1, 1), "secret")
+    assert listening == [("", port + 1)]
 
 
 def test_the_only_worker_sums_and_agrees_with_itself():

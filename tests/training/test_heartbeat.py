@@ -19,6 +19,22 @@ from trnet.training.heartbeat import Member, Monitor
 SECRET = "between us"
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch) -> None:
+    """No monitor that outlives its test warns into another one."""
+    monkeypatch.setattr(heartbeat, "JOIN_TIMEOUT", 3600.0)
+
+
+def listening(port: int) -> Monitor:
+    """A monitor of one member, which ends nothing."""
+    return Monitor(("127.0.0.1", port), 1, SECRET, [].append)
+
+
+def joined(port: int, secret: str = SECRET) -> Member:
+    """A member of that training, which the monitor cannot end: it outlives its test."""
+    return Member(("127.0.0.1", port), "worker 0", secret, [].append)
+
+
 def join_message(connected: socket.socket, secret: str) -> bytes:
     """How a member that knows a secret answers the monitor's first message."""
     verb, nonce = connected.recv(100).split()
@@ -137,18 +153,18 @@ def test_a_proof_serves_one_connection_only(training):
 
 
 def test_another_secret_is_refused_on_both_sides(port):
-    Monitor(("127.0.0.1", port), 1, SECRET)
+    listening(port)
     said = (
         r"127\.0\.0\.1: the secret of this job is another one: .* TRNET_SECRET, or --runs [^\n]*$"
     )
     with pytest.raises(UserError, match=said):
-        Member(("127.0.0.1", port), "worker 0", "not between us")
-    assert Member(("127.0.0.1", port), "worker 0", SECRET).host == "127.0.0.1"
+        joined(port, "not between us")
+    assert joined(port).host == "127.0.0.1"
 
 
 def test_a_monitor_that_cannot_prove_itself_is_refused(port):
     with socket.create_server(("127.0.0.1", port)) as listener, ThreadPoolExecutor() as threads:
-        joining = threads.submit(Member, ("127.0.0.1", port), "worker 0", SECRET)
+        joining = threads.submit(joined, port)
         impostor, _ = listener.accept()
         impostor.sendall(b"hello 17\n")
         impostor.recv(1000)
@@ -160,14 +176,14 @@ def test_a_monitor_that_cannot_prove_itself_is_refused(port):
 def test_idle_connections_end_nothing(port, monkeypatch):
     """With more of them than the process may have files: members join once these are closed."""
     monkeypatch.setattr(heartbeat, "HELLO_TIMEOUT", 0.5)
-    Monitor(("127.0.0.1", port), 1, SECRET)
+    listening(port)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     idle = [socket.socket() for _ in range(100)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(s.fileno() for s in idle) + 20, hard))
     try:
         for connection in idle:
             connection.connect(("127.0.0.1", port))
-        assert Member(("127.0.0.1", port), "worker 0", SECRET).host == "127.0.0.1"
+        assert joined(port).host == "127.0.0.1"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for connection in idle:
@@ -177,7 +193,7 @@ def test_idle_connections_end_nothing(port, monkeypatch):
 def test_a_stranger_who_is_slow_is_closed(port, monkeypatch):
     """Whose every byte comes in time."""
     monkeypatch.setattr(heartbeat, "HELLO_TIMEOUT", 0.3)
-    Monitor(("127.0.0.1", port), 1, SECRET)
+    listening(port)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
         slow.recv(100)
         deadline = time.monotonic() + 10
@@ -230,5 +246,6 @@ def test_a_member_that_nobody_answers_warns(port, monkeypatch, capsys):
 def test_a_monitor_whose_members_do_not_join_warns(port, monkeypatch, capsys):
     monkeypatch.setattr(heartbeat, "JOIN_TIMEOUT", 0.2)
     Monitor(("127.0.0.1", port), 3, SECRET)
-    time.sleep(0.4)
-    assert "warning: 0 of 3 servers and workers have joined" in capsys.readouterr().err
+    said = []
+    wait_for(lambda: said.append(capsys.readouterr().err) or any(said), seconds=10)
+    assert "warning: 0 of 3 servers and workers have joined" in "".join(said)

@@ -14,6 +14,7 @@ from training.helpers import CONFIG, CPU, parameters, recipe, run, small_network
 from trnet import TRL, config, experiment
 from trnet.errors import ConfigError, Diverged
 from trnet.models import attach_head, make_backbone
+from trnet.optimize import shrink_components
 from trnet.training import loop
 from trnet.training.devices import Compute
 from trnet.training.freezing import freeze
@@ -99,6 +100,14 @@ def test_a_clipped_step_is_no_longer_than_the_bound(blobs, tmp_path, compute):
     assert moved[0.01] < moved[None]
 
 
+def test_two_devices_clip_as_one(blobs, tmp_path):
+    networks, settings = [small_network(), small_network()], recipe(epochs=1, clip_gradient=0.05)
+    for network, compute in zip(networks, (CPU, TWO)):
+        run(network, blobs, tmp_path / str(len(compute.devices)), settings, compute=compute)
+    for one, other in zip(*map(parameters, networks)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_clipping_that_changes_nothing_is_exact(blobs, tmp_path):
     networks = [small_network(), small_network()]
     for network, limit in zip(networks, (None, 1e9)):
@@ -118,10 +127,47 @@ def test_a_lasso_shrinks_the_components_of_a_trl(blobs, tmp_path, lasso):
     assert norm < 1e-3 if lasso else norm > 0.1
 
 
+def test_a_lasso_shrinks_by_the_rate_times_its_weight(blobs, tmp_path):
+    """In one step, after the gradient's."""
+    networks = []
+    for lasso in (0.0, 5.0):
+        network = nn.HybridSequential()
+        network.add(TRL(3, (1, 3, 3, 3), (1, 4, 4)))
+        settings = recipe(epochs=1, batch_size=40, learning_rate=0.01, momentum=0.0, lasso=lasso)
+        run(network, blobs, tmp_path / str(lasso), settings)
+        networks.append(network)
+    plain, shrunk = networks
+    shrink_components(plain.collect_params().values(), 5.0 * 0.01)
+    for one, other in zip(parameters(plain), parameters(shrunk)):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_labels_are_smoothed(blobs, tmp_path):
+    losses = []
+    for smoothing in (0.0, 0.5):
+        settings = recipe(epochs=1, label_smoothing=smoothing)
+        metrics = run(small_network(), blobs, tmp_path / str(smoothing), settings)
+        losses.append(metrics[0]["train_loss"])
+    assert losses[1] != pytest.approx(losses[0], rel=0.01)
+
+
+def test_the_last_step_takes_the_batches_that_are_left(blobs, tmp_path, monkeypatch):
+    """Of 40 images in batches of 8, three a step."""
+    taken, step = [], loop._step
+
+    def noting(trainer, images, *rest):
+        taken.append(images)
+        return step(trainer, images, *rest)
+
+    monkeypatch.setattr(loop, "_step", noting)
+    run(small_network(), blobs, tmp_path, recipe(batch_size=8, accumulate=3, epochs=1))
+    assert taken == [24, 16]
+
+
 def test_a_lasso_is_for_float32():
     changes = ["train.lasso=0.1", "train.dtype=float16"]
     with pytest.raises(ConfigError, match=r"train\.lasso: expected 0 with train\.dtype"):
-        config.load("configs/mnist/vgg_trl_8.yaml", changes)
+        config.load(CONFIG, changes)
 
 
 @pytest.mark.parametrize("batches, size", [(2, 10), (4, 5), (3, 8)])

@@ -126,13 +126,13 @@ def test_signals_are_heard_and_given_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def stopped_in(body: str) -> subprocess.CompletedProcess:
-    """Run a body in a process that got a signal, and has half a second to end."""
+def stopped_in(body: str, grace: float = 0.5) -> subprocess.CompletedProcess:
+    """Run a body in a process that got a signal, and has some seconds to end."""
     code = (
         "import os, signal, time\n"
         "from trnet.training.stopping import Stop, heard\n"
         "stop = Stop()\n"
-        "with heard(stop, 0.5):\n"
+        f"with heard(stop, {grace}):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         f"    {body}\n"
     )
@@ -148,8 +148,8 @@ def test_a_process_that_does_not_end_is_ended():
 
 
 def test_a_checkpoint_that_is_being_written_is_waited_for():
-    saving = "stop.saving.acquire(); time.sleep(0.9); stop.saving.release()"
-    done = stopped_in(f"{saving}; time.sleep(0.3); print('written')")
+    saving = "stop.saving.acquire(); time.sleep(2.5); stop.saving.release()"
+    done = stopped_in(f"{saving}; time.sleep(0.3); print('written')", grace=2.0)
     assert (done.returncode, done.stdout, done.stderr) == (0, "written\n", "")
     assert stopped_in(f"{saving}; time.sleep(9)").returncode == 143
 
