@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 
-from trnet import cli, config, experiment
+from trnet import cli, compression, config, experiment, inference
 from trnet.errors import UserError
 from trnet.models import build_network, load_pretrained
 
@@ -298,8 +299,9 @@ def test_a_start_is_fitted_only_to_what_it_can_express(folder, refused):
 
 
 def test_savings_in_a_config_choose_the_rank_by_the_trained_weights(folder):
-    path = folder / "shapes/saving.yaml"
-    weights = next((folder / "runs/shapes/digits/seed0/checkpoints").glob("*/network.params"))
+    path, weights = folder / "shapes/saving.yaml", folder / "teacher.params"
+    saved = next((folder / "runs/shapes/digits/seed0/checkpoints").glob("*/network.params"))
+    shutil.copy(saved, weights)
     path.write_text(CONFIG.replace("digits\n", "saving\n", 1))
     head = "model.head={type: trl, rank: {savings: 0.95}}"
     untrained = config.load(path, [head])
@@ -319,6 +321,14 @@ def test_savings_in_a_config_choose_the_rank_by_the_trained_weights(folder):
     result = experiment.train(chosen, None, folder / "runs", [mx.cpu()], show=False)
     assert result["head_parameters"]["weights"] == sizes[0]
     assert experiment.earlier_result(chosen, folder / "runs") == result
+    # Once it is trained, what chose its rank may go.
+    weights.unlink()
+    done = folder / "runs/shapes/saving/seed0"
+    assert experiment.build(chosen, dataset, done / "checkpoints").output.rank == trained
+    assert inference.score(done, "latest", [mx.cpu()])[2].top1 == result["top1"]
+    donor = compression.open_donor(done, [])
+    assert tuple(donor.model.head.rank) == trained
+    assert experiment.build(donor, dataset).output.rank == trained
 
 
 def test_each_seed_may_start_from_its_own_network(folder):

@@ -67,6 +67,13 @@ def test_files_of_weights_are_checked_before_anything_is_trained(tmp_path):
     assert not suite.runs.exists()
 
 
+def test_what_no_device_can_train_stops_all_before_they_start(tmp_path):
+    suite = changed(make_suite(tmp_path), "small", dtype="float16")
+    with pytest.raises(UserError, match=r"^toy/small: train\.dtype: expected float32 on a CPU"):
+        reproduce(suite, [0], "cpu")
+    assert not suite.runs.exists()
+
+
 def test_a_finished_suite_builds_no_network(tmp_path, monkeypatch):
     """What its configs start from, such as a trained network, may be gone."""
     suite = make_suite(tmp_path)

@@ -27,6 +27,7 @@ from trnet.config import Config, Fit
 from trnet.errors import ConfigError, UserError
 from trnet.files import write_aside
 from trnet.layers import TRL
+from trnet.models import rank_of_trl
 from trnet.models.head_removal import LINEAR
 from trnet.models.heads import SPATIAL_MODES
 from trnet.models.pretrained import trl_truncation
@@ -36,7 +37,7 @@ from trnet.run_folder import run_folder
 from trnet.savings import most_weights
 from trnet.suite import Suite
 from trnet.tensor.backend import as_numpy, mx
-from trnet.tensor.factorizations import FACTORIZATIONS, Rank
+from trnet.tensor.factorizations import FACTORIZATIONS, Rank, is_savings
 from trnet.tensor.fitting import whitened
 from trnet.tensor.ranks import mode_spectra, truncated
 from trnet.training import checkpoint
@@ -130,7 +131,12 @@ def open_donor(source: Path, overrides: Sequence[str]) -> Config:
         last = checkpoint.latest(source / "checkpoints")
         if last is None:
             raise UserError(f"{source}: has no checkpoint yet")
-        model = donor.model.model_copy(update={"pretrained": str(last / "network.params")})
+        weights, head = last / "network.params", donor.model.head
+        if head.type == "trl" and is_savings(head.rank):
+            rank = rank_of_trl(weights, head.factorization) or head.rank
+            rank = list(rank) if isinstance(rank, tuple) else rank
+            head = head.model_copy(update={"rank": rank})
+        model = donor.model.model_copy(update={"pretrained": str(weights), "head": head})
         donor = donor.model_copy(update={"model": model})
     else:
         donor = configs.load(source, overrides)

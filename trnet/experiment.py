@@ -28,6 +28,7 @@ from trnet.models import (
     load_pretrained,
     make_backbone,
     rank_by_savings,
+    rank_of_trl,
 )
 from trnet.result import VERSION, Result, processor, versions, write_result
 from trnet.run_folder import earlier_result, held, run_folder
@@ -44,8 +45,11 @@ from trnet.training.progress import Progress
 from trnet.training.stopping import Stop
 
 
-def build(config: Config, dataset: DataSet) -> Network:
+def build(config: Config, dataset: DataSet, checkpoints: Path | None = None) -> Network:
     """Build the network that a config names, for images of its data set.
+
+    A rank that trained weights choose is that of the last of its own ``checkpoints``, if there is
+    one: the trained weights may be gone by then.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def build(config: Config, dataset: DataSet) -> Network:
     """
     with _naming(config, "model.backbone"):
         backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
-    head = _with_chosen_rank(config, dataset)
+    head = _with_chosen_rank(config, dataset, checkpoints and checkpoint.newest(checkpoints))
     with _naming(config, "model.head"):
         network = attach_head(backbone, head, dataset.shape, dataset.classes)
     with _naming(config, "train.freeze"):
@@ -62,12 +66,13 @@ def build(config: Config, dataset: DataSet) -> Network:
     return network
 
 
-def _with_chosen_rank(config: Config, dataset: DataSet) -> dict[str, Any]:
+def _with_chosen_rank(config: Config, dataset: DataSet, own: Path | None) -> dict[str, Any]:
     """The keys of a config's head. Savings become the rank that trained weights choose."""
     model, head = config.model, config.model.head.model_dump()
     if head["type"] == "trl" and config.pretrained and is_savings(head["rank"]):
+        chosen = own and rank_of_trl(own / checkpoint.NETWORK, head["factorization"])
         with _naming(config, "model.head.rank"):
-            chosen = rank_by_savings(
+            chosen = chosen or rank_by_savings(
                 model.backbone,
                 config.pretrained,
                 dataset.shape,
@@ -90,20 +95,40 @@ def _own_head(config: Config) -> Config | None:
     if isinstance(config.model.head, DenseHead):
         return None
     changes = {"head": DenseHead(type="dense"), "fit": None, "pretrained": False}
-    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+    model = config.model.model_copy(update=changes)
+    train = config.train.model_copy(update={"freeze": []})  # may name parts of the other head
+    return config.model_copy(update={"model": model, "train": train})
 
 
-def check(config: Config, runs: Path) -> None:
+def check(config: Config, runs: Path, contexts: list[mx.Context]) -> None:
     """Refuse a config that cannot be trained into its run folder, before anything is trained.
 
-    :func:`build` checks the network, which is the same for every seed.
+    :func:`check_network` checks the network, which is the same for every seed.
     """
     if earlier_result(config, runs) is None:
-        _check_start(config, run_folder(runs, config))
+        _check_start(config, run_folder(runs, config), contexts)
 
 
-def _check_start(config: Config, folder: Path) -> None:
-    """Refuse an unknown optimiser, and a missing file of weights if the run starts from it."""
+def check_network(config: Config, runs: Path) -> None:
+    """Refuse a config whose network cannot be built, or whose head does not fit its images."""
+    dataset = find_dataset(config)
+    _build_checked(config, dataset, run_folder(runs, config))
+
+
+def _build_checked(config: Config, dataset: DataSet, folder: Path) -> Network:
+    network = build(config, dataset, folder / "checkpoints")
+    with _naming(config, "model.head"):
+        check_sizes(network, dataset.shape)
+    return network
+
+
+def _check_start(config: Config, folder: Path, contexts: list[mx.Context]) -> None:
+    """Refuse what cannot start: float16 on a CPU, an unknown optimiser, missing weights."""
+    if config.train.dtype == "float16" and contexts[0].device_type == "cpu":
+        raise UserError(
+            f"{config.suite}/{config.name}: train.dtype: expected float32 on a CPU, for which "
+            "MXNet has no float16 products, or --devices gpu:0; got float16"
+        )
     with _naming(config, "train.optimizer"):
         make_optimizer(config.train)
     source = config.pretrained
@@ -172,11 +197,6 @@ def train(
     UserError
         If the config, the data or the run folder cannot be used, before anything is written.
     """
-    if config.train.dtype == "float16" and contexts[0].device_type == "cpu":
-        raise UserError(
-            f"{config.suite}/{config.name}: train.dtype: expected float32 on a CPU, for which "
-            "MXNet has no float16 products, or --devices gpu:0; got float16"
-        )
     folder = run_folder(runs, config)
     finished = earlier_result(config, runs)
     workers.agree("the config's hash", int(config.hash, 16))
@@ -184,12 +204,10 @@ def train(
     workers.agree("the number of results", int(finished is not None))
     if finished is not None:
         return finished
-    _check_start(config, folder)
+    _check_start(config, folder, contexts)
 
     dataset = find_dataset(config)
-    network = build(config, dataset)
-    with _naming(config, "model.head"):
-        check_sizes(network, dataset.shape)
+    network = _build_checked(config, dataset, folder)
     head = count_head(network, dataset.shape)
     baseline = baseline or _own_head(config)
     baseline_weights = count(baseline).weights if baseline else head.weights

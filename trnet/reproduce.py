@@ -86,14 +86,15 @@ def train_missing(
     from trnet import experiment
     from trnet.training.devices import parse_devices
 
-    on_cpu = parse_devices(devices)[0].device_type == "cpu"
+    contexts = parse_devices(devices)
+    on_cpu = contexts[0].device_type == "cpu"
     outcomes = [_earlier(config, runs) for config in wanted]
     missing = [config for config, outcome in zip(wanted, outcomes) if outcome is None]
     for config in missing:
-        experiment.check(config, runs)
+        experiment.check(config, runs, contexts)
     networks = {(config.model_hash, str(config.train.freeze)): config for config in missing}
     for config in networks.values():
-        experiment.build(config, experiment.find_dataset(config))
+        experiment.check_network(config, runs)
     for config in {config.dataset: config for config in missing}.values():
         experiment.check_data(config)
     finished = sum(isinstance(outcome, dict) for outcome in outcomes)

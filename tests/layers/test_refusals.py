@@ -87,6 +87,16 @@ def test_no_dense_layer_is_named():
         tcl.init_from_dense(nn.Dense(3, in_units=128), "dense")
 
 
+def test_a_deferred_layer_may_start_as_a_dense_one():
+    layer, x = TRL(10, (8, 4, 4, 10)), mx.nd.random.normal(shape=(2, 8, 4, 4))
+    layer.initialize()
+    layer.infer_shape(x)
+    dense = nn.Dense(10, in_units=128)
+    dense.initialize(mx.init.Normal(1.0))
+    assert layer.init_from_dense(dense).weight_error < 1e-5
+    np.testing.assert_allclose(layer(x).asnumpy(), dense(x).asnumpy(), rtol=1e-4, atol=1e-4)
+
+
 def test_a_mode_that_is_named_twice_is_pooled_once():
     layer = TRL(10, (3, 1, 4, 4), in_shape=(8, 4, 4))
     layer.initialize()

@@ -165,3 +165,23 @@ def test_no_fit_to_data(refusal):
         "data: expected none",
         "tensors",
     )
+
+
+@pytest.mark.parametrize(
+    "form, rank", [("cp", 3), ("tucker", (2,) * 7), ("tensor_train", (2,) * 6)]
+)
+def test_the_dense_weight_of_seven_modes(form, rank):
+    """Which MXNet does not transpose."""
+    x = mx.nd.random.normal(shape=(3, 2, 2, 2, 2))
+    layer = TRL((2, 2, 2), rank, (2, 2, 2, 2), form, use_bias=False)
+    layer.initialize(mx.init.Xavier())
+    dense = mx.nd.dot(x.reshape((3, -1)), layer.to_dense_weight(), transpose_b=True)
+    np.testing.assert_allclose(
+        layer(x).asnumpy().reshape(3, -1), dense.asnumpy(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_more_modes_than_tensorly_has_on_mxnet_are_refused(refusal):
+    layer = TRL((2, 2, 2), 3, (2, 2, 2, 2), "cp", implementation="tensorly")
+    layer.initialize()
+    refusal(lambda: layer(mx.nd.ones((3, 2, 2, 2, 2))), "implementation='tensorly'", "6 dimensions")

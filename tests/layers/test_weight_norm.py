@@ -105,3 +105,14 @@ def test_a_head_of_the_authors():
     counts = [count_head(net, (1, 28, 28)) for net in (network, plain)]
     assert counts[0].weights == counts[1].weights
     assert counts[0].normalisation == 4 * 32 + 4 * 10 + 4 + 2 + 2 + 6
+
+
+@pytest.mark.parametrize("form, rank", [("cp", 5), ("tensor_train", (2, 3)), ("tucker", (2, 2, 3))])
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_component_of_length_zero_has_a_direction(form, rank, weight):
+    """Of a dense layer of zeros, and of more CP terms than the weight has."""
+    layer, x = TRL(3, rank, (2, 2), form, weight_norm=True), mx.nd.random.normal(shape=(4, 2, 2))
+    dense = nn.Dense(3, in_units=4)
+    dense.initialize(mx.init.Normal(weight) if weight else mx.init.Zero())
+    assert layer.init_from_dense(dense).weight_error < 1e-5
+    np.testing.assert_allclose(layer(x).asnumpy(), dense(x).asnumpy(), rtol=1e-4, atol=1e-5)

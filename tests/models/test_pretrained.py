@@ -72,6 +72,24 @@ def test_a_trl_at_full_rank_is_the_trained_head(trained, name, channels):
     close(network(images()), scores)
 
 
+def test_a_trl_starts_from_a_convolution_that_trnet_saved(tmp_path):
+    name, path = "mobilenetv2_0.25", str(tmp_path / "ours.params")
+    donor = fresh(name, {"type": "dense"})
+    donor.save_parameters(path)
+    network = fresh(name, {"type": "trl", "rank": [1280, 1, 1, CLASSES]})
+    said = str(load_pretrained(network, name, path, SHAPE, CLASSES))
+    assert said == "the head decomposes the trained layer; its weight is off by 0.00 %"
+    close(network(images()), donor(images()).asnumpy())
+    assert rank_by_savings(name, path, SHAPE, CLASSES, "tucker", 0.5) is not None
+
+
+def test_a_convolution_that_a_relu_follows_is_not_decomposed(tmp_path):
+    name, shape, path = "squeezenet1.1", (3, 224, 224), str(tmp_path / "ours.params")
+    fresh(name, {"type": "dense"}, shape).save_parameters(path)
+    network = fresh(name, {"type": "trl", "rank": [5, 2, 2, 5]}, shape)
+    assert "starts untrained" in str(load_pretrained(network, name, path, shape, CLASSES))
+
+
 def test_a_trl_at_a_lower_rank_is_near_it(trained):
     path, scores = trained("resnet18_v1")
     errors = []

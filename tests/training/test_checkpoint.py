@@ -14,6 +14,7 @@ from training.helpers import CPU, StopAfter, parameters, recipe, rewrite_state, 
 from trnet.config import CosineSchedule
 from trnet.errors import Stopped, UserError
 from trnet.training import checkpoint, loop
+from trnet.training.devices import Compute
 from trnet.training.metrics import Metrics
 
 FILES = ("network.params", "optimizer.params", "state.json", "manifest.json")
@@ -170,6 +171,30 @@ def test_half_a_checkpoint_that_a_kill_left_is_cleared(blobs, tmp_path, monkeypa
     (folder / ".epoch-0009").mkdir()
     run(small_network(), blobs, tmp_path, recipe(epochs=4))
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_none(tmp_path, monkeypatch):
+    def killed(path, **_):
+        raise KeyboardInterrupt
+
+    save(tmp_path, (0.3,))
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, (0.7,))
+    checkpoint.clear(tmp_path)
+    assert checkpoint.load_metrics(checkpoint.newest(tmp_path)).rows == [{"epoch": 1, "top1": 0.7}]
+
+
+def test_a_checkpoint_of_three_devices_has_their_weights(blobs, tmp_path):
+    """And not the mean of three equal numbers, which is rounded."""
+    network = small_network()
+    three = Compute([mx.cpu(0), mx.cpu(1), mx.cpu(2)])
+    run(network, blobs, tmp_path, recipe(epochs=1, batch_size=9), compute=three)
+    saved = mx.nd.load(str(checkpoint.latest(tmp_path / "checkpoints") / "network.params"))
+    for place, parameter in network._collect_params_with_prefix().items():
+        for array in parameter.list_data():
+            np.testing.assert_array_equal(saved[place].asnumpy(), array.asnumpy())
 
 
 def test_metrics_begin_again_with_the_training(blobs, tmp_path):

@@ -130,7 +130,7 @@ def test_an_unknown_optimizer_ends_in_one_line_and_nothing_is_trained(tmp_path):
     said = r"^mnist/vgg_trl_8: train\.optimizer: expected one of sgd, nag, adam, got 'lion'$"
     for refuse in (
         lambda: experiment.train(chosen, None, tmp_path, CPU.devices),
-        lambda: experiment.check(chosen, tmp_path),
+        lambda: experiment.check(chosen, tmp_path, CPU.devices),
     ):
         with pytest.raises(ConfigError, match=said):
             refuse()

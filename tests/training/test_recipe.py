@@ -108,6 +108,14 @@ def test_two_devices_clip_as_one(blobs, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_frozen_part_of_the_head_needs_no_baseline(tmp_path):
+    """The head that is compared with then is the network's own, which lacks that part."""
+    changes = ["baseline=null", "train.freeze=[output.factor1]", "train.epochs=1"]
+    chosen = config.load(CONFIG, [*changes, "dataset.samples=100"])
+    result = experiment.train(chosen, None, tmp_path, CPU.devices, show=False)
+    assert result["baseline_head_weights"] == 32 * 7 * 7 * 512 + 512 * 512 + 512 * 10
+
+
 def test_clipping_that_changes_nothing_is_exact(blobs, tmp_path):
     networks = [small_network(), small_network()]
     for network, limit in zip(networks, (None, 1e9)):

@@ -12,9 +12,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-from training.helpers import CONFIG, CPU, ROOT, parameters, recipe, run, small_network
+from training.helpers import CONFIG, CPU, ROOT, StopAfter, parameters, recipe, run, small_network
 
 from trnet.config import CosineSchedule
+from trnet.errors import Stopped
 from trnet.layers import TRL
 from trnet.training import checkpoint, loop
 from trnet.training.devices import Compute
@@ -69,6 +70,10 @@ def test_a_long_epoch_is_saved_before_its_validation(blobs, tmp_path, monkeypatc
     monkeypatch.setattr(loop, "_WORTH_SAVING", 0.0)
     run(small_network(), blobs, tmp_path, recipe(epochs=1))
     assert saved == ["epoch-0001-step-000005", "epoch-0001"]
+    saved.clear()
+    with pytest.raises(Stopped, match="stopped after step 5 of 5 of epoch 1"):  # in the validation
+        run(small_network(), blobs, tmp_path / "stopped", recipe(epochs=1), stop=StopAfter(6))
+    assert saved == ["epoch-0001-step-000005"]
 
 
 def script(name: str, *arguments: str) -> list[str]:

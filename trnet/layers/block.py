@@ -13,6 +13,7 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, nn
 
+from trnet.errors import lines_of
 from trnet.layers.tracing import shape_in_trace
 from trnet.tensor.backend import as_numpy, is_np_array, mx, tensorly_scope
 from trnet.tensor.contraction import Product, contract, shortened
@@ -112,7 +113,10 @@ class TensorBlock(HybridBlock):
         with tensorly_scope() as tl:
             factors = {name: array.as_np_ndarray() for name, array in factors.items()}
             bias = None if bias is None else bias.as_np_ndarray()
-            return self._tensorly_forward(tl, x.as_np_ndarray(), factors, bias).as_nd_ndarray()
+            try:
+                return self._tensorly_forward(tl, x.as_np_ndarray(), factors, bias).as_nd_ndarray()
+            except mx.base.MXNetError as error:  # of more modes than MXNet transposes
+                self._error(f"implementation='tensorly': {lines_of(error)[-1]}")
 
     @abstractmethod
     def _factor_names(self) -> list[str]:
@@ -279,14 +283,16 @@ class TensorBlock(HybridBlock):
             self._error("the input's shape is not known yet; give in_shape or run the layer once")
         return self._in_shape
 
-    def _from_tensorly(self, function):
+    def _from_tensorly(self, function, backend: str = "mxnet"):
         """An array that TensorLy makes of the parameters, on their context and in their dtype."""
         first = self._reg_params[self._factor_names()[0]]
         context = first.list_ctx()[0]
         factors = self._factors_on(context)
-        with context, tensorly_scope() as tl:
-            arrays = {name: array.as_np_ndarray() for name, array in factors.items()}
-            result = function(tl, arrays).astype(first.dtype)
+        own = mx.nd.NDArray.as_np_ndarray if backend == "mxnet" else as_numpy
+        with context, tensorly_scope(backend) as tl:
+            result = function(tl, {name: own(array) for name, array in factors.items()})
+            result = result if backend == "mxnet" else mx.np.array(result, dtype=result.dtype)
+            result = result.astype(first.dtype)
         return result if is_np_array() else result.as_nd_ndarray()
 
     def _factors_on(self, context) -> dict[str, mx.nd.NDArray]:
@@ -303,6 +309,7 @@ class TensorBlock(HybridBlock):
             parameter.initialize(ctx=contexts)
         array = mx.nd.array(values, dtype=parameter.dtype)
         parameter.set_data(array.as_np_ndarray() if is_np_array() else array)
+        parameter._finish_deferred_init()  # which has a shape by now
 
     def _checked_samples(self, data: Sequence) -> Iterator[np.ndarray]:
         """Inputs of the layer, in batches (batch, I1, …, IN)."""

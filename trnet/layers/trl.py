@@ -29,6 +29,7 @@ from trnet.tensor.initial import dense_std
 from trnet.tensor.plan import Step
 
 _ROUNDING = 1e-5  # of the largest singular value: float32 holds no smaller ones
+_MXNET_MODES = 6  # that MXNet transposes
 _LENGTH = "_length"  # ends the name of a factor's lengths
 # With fewer components, dropout too often leaves none, or one that is rescaled to stand for all.
 _SMALLEST_RANK_DROPPED = 4
@@ -284,7 +285,8 @@ class TRL(TensorBlock):
             arrays["bias"] = bias.reshape(self._out_shape)
         if self._weight_norm:
             for name in filter(_has_length, self._factor_names()):
-                arrays[_length(name)] = column_lengths(arrays[name])
+                arrays[_length(name)] = lengths = column_lengths(arrays[name])
+                arrays[name] = np.where(lengths > 0, arrays[name], 1.0)  # a direction, of length 0
         for name, values in arrays.items():
             self._assign(self._reg_params[name], values, dense.weight.list_ctx())
         return Fit(self._weight_error(weight, pooled_modes), output_error)
@@ -359,7 +361,8 @@ class TRL(TensorBlock):
         return self._from_tensorly(
             lambda tl, factors: (
                 self._factorization.reconstruct(tl, factors).reshape((-1, prod(self._out_shape))).T
-            )
+            ),
+            "mxnet" if self._order <= _MXNET_MODES else "numpy",
         )
 
     def _checked_pooling(self, pooled_modes) -> tuple[int, ...]:

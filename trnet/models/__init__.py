@@ -11,6 +11,7 @@ with named_if_missing("trnet.models"):  # of which gluoncv is the first
     from trnet.models.parameter_count import ParameterCount, check_sizes, count_head
     from trnet.models.pretrained import Start, load_pretrained, rank_by_savings
     from trnet.models.spatial import spatial_patterns
+    from trnet.models.weights import rank_of_trl
     from trnet.models.zoo import make_backbone, zoo_names
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "load_pretrained",
     "make_backbone",
     "rank_by_savings",
+    "rank_of_trl",
     "remove_head",
     "spatial_patterns",
     "zoo_names",

@@ -14,7 +14,7 @@ from trnet.models.backbones import BACKBONES, Backbone
 from trnet.models.head_removal import LINEAR, POOLING
 from trnet.models.params_format import check_layout
 from trnet.tensor.backend import mx, tensorly_scope
-from trnet.tensor.factorizations import FACTORIZATIONS
+from trnet.tensor.factorizations import FACTORIZATIONS, Rank
 
 Arrays = Mapping[str, mx.nd.NDArray]
 Layer = tuple[mx.nd.NDArray, "mx.nd.NDArray | None"]  # weight (units, inputs), and bias
@@ -76,9 +76,11 @@ def trained_parts(
     ours = {f"features.{name}": parameter for name, parameter in own.items()}
     theirs = _named_by_gluoncv(donor, own)
     names = max(ours, theirs, key=lambda names: len(names.keys() & arrays.keys()))
-    if names is ours:
-        return names, _layers_of_ours(arrays), True
     is_linear = all(isinstance(block, _LINEAR_OR_PASSIVE) for block in donor.head)
+    if names is ours:
+        # Heads of ours have no other layers; one with a convolution is the network's own.
+        is_own = any(name.startswith("output.") and a.ndim == 4 for name, a in arrays.items())
+        return names, _layers_of_ours(arrays), is_linear or not is_own
     return names, _layers_by_gluoncv(donor, arrays), is_linear
 
 
@@ -94,13 +96,15 @@ def _layers_by_gluoncv(donor: Backbone, arrays: Arrays) -> list[Layer]:
     linear = [block for block in donor.head if isinstance(block, LINEAR)]
     if not all(names[block.weight] in arrays for block in linear):
         return []
-    layers = []
-    for block in linear:
-        weight = arrays[names[block.weight]]
-        bias = None if block.bias is None else arrays.get(names[block.bias])
-        # A 1×1 convolution's (units, inputs, 1, 1) -> (units, inputs)
-        layers.append((weight.reshape((weight.shape[0], -1)), bias))
-    return layers
+    return [
+        (_matrix(arrays[names[b.weight]]), None if b.bias is None else arrays.get(names[b.bias]))
+        for b in linear
+    ]
+
+
+def _matrix(weight: mx.nd.NDArray) -> mx.nd.NDArray:
+    """A layer's matrix; of a 1×1 convolution (units, inputs, 1, 1) -> (units, inputs)."""
+    return weight.reshape((weight.shape[0], -1))
 
 
 def _layers_of_ours(arrays: Arrays) -> list[Layer]:
@@ -112,7 +116,20 @@ def _layers_of_ours(arrays: Arrays) -> list[Layer]:
     ):
         return []  # after a TCL, dense layers have learnt from another input
     places = sorted({int(place) for _, place, _ in head})
-    return [(arrays[f"output.{i}.weight"], arrays.get(f"output.{i}.bias")) for i in places]
+    return [(_matrix(arrays[f"output.{i}.weight"]), arrays.get(f"output.{i}.bias")) for i in places]
+
+
+def rank_of_trl(path: Path, factorization: str) -> Rank | None:
+    """The rank of a :class:`Network`'s trained TRL, by the shapes in its file.
+
+    None for a factorisation that does not tell it by shapes.
+    """
+    arrays = _read(path)
+    names = FACTORIZATIONS[factorization].parameter_names(n_modes=3)
+    last = next(n for n in arrays if n.startswith("output.") and n.endswith(f".{names[-1]}"))
+    place = last.removesuffix(names[-1])
+    form = FACTORIZATIONS[factorization].of_shapes([arrays[place + name].shape for name in names])
+    return None if form is None else form.rank
 
 
 def layer_of_trl(arrays: Arrays) -> list[Layer]:

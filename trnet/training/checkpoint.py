@@ -120,7 +120,7 @@ def save(
     aside = folder / f".{target.name}"
     aside.mkdir(parents=True)
     places = _places(network)
-    parameters = {place: parameter._reduce() for parameter, place in places.items()}
+    parameters = {place: _value(parameter) for parameter, place in places.items()}
     _save_arrays(aside / NETWORK, parameters)
     held = {**_optimizer_arrays(trainer, places), **(_device_arrays(places) if within else {})}
     _save_arrays(aside / _OPTIMIZER, held)
@@ -145,10 +145,13 @@ def save(
     metrics.save(folder)
     for path in (*aside.iterdir(), aside):  # a rename may reach the disk before the files do
         sync(path)
+    replaced = _gone(target)
     if target.exists():
-        _delete(target)
+        target.rename(replaced)
     aside.rename(target)
     sync(folder)
+    if replaced.exists():  # only now: deleting takes a while, in which a process may be killed
+        shutil.rmtree(replaced)
     prune(folder, metrics)
 
 
@@ -170,9 +173,12 @@ def clear(folder: Path) -> None:
 
 def _delete(path: Path) -> None:
     """Delete a checkpoint; half of it is never taken for one."""
-    gone = path.with_name(f".{path.name}.deleted")
-    path.rename(gone)
-    shutil.rmtree(gone)
+    path.rename(_gone(path))
+    shutil.rmtree(_gone(path))
+
+
+def _gone(path: Path) -> Path:
+    return path.with_name(f".{path.name}.deleted")
 
 
 def latest(folder: Path) -> Path | None:
@@ -345,6 +351,16 @@ def _optimizer_arrays(trainer: Trainer, places: dict[Parameter, str]) -> dict[st
         for index, parameter in enumerate(trainer._params)
         for number, array in enumerate(state_arrays(states.get(index)))
     }
+
+
+def _value(parameter: Parameter) -> mx.nd.NDArray:
+    """A parameter on the CPU: the first device's, and of what devices have their own the mean.
+
+    All devices hold the same weights; their mean would be rounded where they are three.
+    """
+    if parameter.name.endswith(STATISTICS):
+        return parameter._reduce()
+    return parameter.list_data()[0].copyto(mx.cpu())
 
 
 def _device_arrays(places: dict[Parameter, str]) -> dict[str, mx.nd.NDArray]:

@@ -61,6 +61,7 @@ class Saving:
         self._seed, self._hash_until = seed, hash_until
         self._workers, self._stop, self._minutes = workers, stop, minutes
         self._saved = time.monotonic()
+        self._saved_at: tuple[int, int] | None = None  # an epoch and a step of it
         self.metrics = Metrics()
         self.done = nothing()
 
@@ -94,6 +95,7 @@ class Saving:
             if before != now:
                 say(f"threads: {before} until now, {now} from here; the last digits may differ")
         self._workers.agree("the epoch of the last checkpoint", len(self.metrics.rows))
+        self._workers.agree("the step of the last checkpoint", self.done["step"])
         if self._workers.writes:
             checkpoint.prune(self._checkpoints, self.metrics)
             self.metrics.write(self._folder)
@@ -132,8 +134,10 @@ class Saving:
         Stopped
         """
         self._check_finite()
-        if self.done["step"] > 0 and self._workers.count == 1:
+        at = self.epoch, self.done["step"]
+        if self.done["step"] > 0 and self._workers.count == 1 and at != self._saved_at:
             self._save(self.done)
+            self._saved_at = at
         if self._stop:
             where = f"after step {self.done['step']} of {steps} of epoch {self.epoch}"
             raise Stopped(f"{self._folder}: stopped {where}", self._stop.signal)
