@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trnet import cli, compression, config, experiment, inference
-from trnet.errors import UserError
+from trnet.errors import ConfigError, UserError
 from trnet.models import build_network, load_pretrained
 
 CONFIG = """
@@ -326,6 +326,12 @@ def test_savings_in_a_config_choose_the_rank_by_the_trained_weights(folder):
     done = folder / "runs/shapes/saving/seed0"
     assert experiment.build(chosen, dataset, done / "checkpoints").output.rank == trained
     assert inference.score(done, "latest", [mx.cpu()])[2].top1 == result["top1"]
+    saved = done / "checkpoints/epoch-0000/network.params"
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[:-9])
+    with pytest.raises(ConfigError, match=r"model\.head\.rank: .*there is no such file$"):
+        experiment.build(chosen, dataset, done / "checkpoints")
+    saved.write_bytes(whole)
     donor = compression.open_donor(done, [])
     assert tuple(donor.model.head.rank) == trained
     assert experiment.build(donor, dataset).output.rank == trained

@@ -6,7 +6,7 @@ The data set of a config is resolved once per run, by :func:`find_dataset`, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -70,7 +70,10 @@ def _with_chosen_rank(config: Config, dataset: DataSet, own: Path | None) -> dic
     """The keys of a config's head. Savings become the rank that trained weights choose."""
     model, head = config.model, config.model.head.model_dump()
     if head["type"] == "trl" and config.pretrained and is_savings(head["rank"]):
-        chosen = own and rank_of_trl(own / checkpoint.NETWORK, head["factorization"])
+        chosen = None
+        if own is not None:
+            with suppress(ValueError):  # it is damaged, and will be set aside
+                chosen = rank_of_trl(own / checkpoint.NETWORK, head["factorization"])
         with _naming(config, "model.head.rank"):
             chosen = chosen or rank_by_savings(
                 model.backbone,

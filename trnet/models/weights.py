@@ -123,11 +123,18 @@ def rank_of_trl(path: Path, factorization: str) -> Rank | None:
     """The rank of a :class:`Network`'s trained TRL, by the shapes in its file.
 
     None for a factorisation that does not tell it by shapes.
+
+    Raises
+    ------
+    ValueError
+        For a file that cannot be read, or that has no such TRL.
     """
     arrays = _read(path)
     names = FACTORIZATIONS[factorization].parameter_names(n_modes=3)
-    last = next(n for n in arrays if n.startswith("output.") and n.endswith(f".{names[-1]}"))
-    place = last.removesuffix(names[-1])
+    ends = [n for n in arrays if n.startswith("output.") and n.endswith(f".{names[-1]}")]
+    if len(ends) != 1:
+        raise ValueError(f"expected a TRL with {', '.join(names)}")
+    place = ends[0].removesuffix(names[-1])
     form = FACTORIZATIONS[factorization].of_shapes([arrays[place + name].shape for name in names])
     return None if form is None else form.rank
 
