@@ -14,6 +14,7 @@ from mxnet import autograd, gluon
 
 from trnet import Trainer
 from trnet.report.summary import Measurement
+from trnet.report.table import measured
 
 BATCH, RATE = 32, 0.05
 
@@ -76,13 +77,13 @@ def compare(
             if not parameter.name.endswith("bias")
         )
         dense = dense or weights  # that of the first head
-        measured = Measurement(np.mean(scores), np.std(scores, ddof=1), len(scores))
+        deviation = np.std(scores, ddof=1) if len(scores) > 1 else None
         lines.append(
             [
                 name,
                 f"{weights:,}".replace(",", " "),
                 f"{100 * (1 - weights / dense):.1f}",
-                f"{measured.mean:.2f} ± {measured.interval:.2f}",
+                measured(Measurement(np.mean(scores), deviation, len(scores))),
             ]
         )
     columns = ["Head", "Weights in the head", "Savings, %", heading]

@@ -31,6 +31,8 @@ def main() -> None:
     arguments.add_argument("--epochs", type=int, default=60)
     arguments.add_argument("--seeds", type=int, default=5)
     options = arguments.parse_args()
+    if options.seeds < 1:
+        arguments.error(f"--seeds: expected an integer ≥ 1, got {options.seeds}")
     heads = {
         "flattened, dense": lambda: nn.Dense(SPEAKERS),
         "pooled, dense": pooled,

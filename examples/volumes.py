@@ -34,6 +34,8 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--patches", type=int, default=4000)
     options = arguments.parse_args()
+    if options.seeds < 1:
+        arguments.error(f"--seeds: expected an integer ≥ 1, got {options.seeds}")
     heads = {
         "flattened, dense": lambda: as_volume(nn.Dense(MIDDLE**3)),
         "TCL (16, 3, 3, 3), dense": lambda: as_volume(TCL((16, 3, 3, 3)), nn.Dense(MIDDLE**3)),

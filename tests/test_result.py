@@ -1,6 +1,7 @@
 """result.json: written and read again, and one line for what is not a result."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,25 @@ def test_a_result_that_is_lost_from_its_suite_is_noticed(result, folder):
     path.write_text(json.dumps({**content, "results": content["results"][:1]}))
     with pytest.raises(UserError, match=r"runs\.json: is damaged: its checksum"):
         read_results(path)
+
+
+def test_a_loss_that_is_a_rounding_below_zero_is_read(result, folder):
+    """As MXNet's is, of images that are classified for certain."""
+    curve = {**result["curve"], "train_loss": [2.0, -1.4e-6]}
+    certain = {**result, "loss": -1.4e-6, "curve": curve}
+    write_result(folder, certain)
+    assert read_result(folder)["loss"] == -1.4e-6
+    write_result(folder, {**result, "loss": -0.1})
+    with pytest.raises(UserError, match=r"result\.json: loss: "):
+        read_result(folder)
+
+
+def test_a_run_folder_may_be_a_link(result, folder, tmp_path):
+    elsewhere = tmp_path / "large disk"
+    write_result(folder, result)
+    shutil.move(folder, elsewhere)
+    folder.symlink_to(elsewhere)
+    assert read_result(folder) == result
 
 
 def test_the_result_of_another_run_is_refused(result, folder):

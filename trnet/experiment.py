@@ -388,7 +388,8 @@ def _sample(config: Config, dataset: DataSet, compute: Compute, images: int) -> 
     Of all images, also where several workers share them: all fit the same head.
     """
     batches = []
-    for batch, _ in load(config, dataset).train(config.train.batch_size, (config.seed, 0)):
+    source = load(config, dataset, used=("train",))
+    for batch, _ in source.train(config.train.batch_size, (config.seed, 0)):
         batch = batch[:images]
         batches.append(batch.as_in_context(compute.devices[0]).astype(compute.dtype))
         images -= len(batch)

@@ -204,6 +204,40 @@ BROKEN = {
         text(dataset="dataset: {name: fashion_mnist, root: nowhere}"),
         ["dataset.root", "nowhere", "dataset-fashion-mnist"],
     ),
+    "nearly extends": (
+        text(name="extend: _base.yaml\nname: a"),
+        ["extend: unknown key; did you mean extends?"],
+    ),
+    "a key that is a number": (text(name="name: a\n1: 2"), ["expected a key that is a string"]),
+    "a word that its tag lacks": (recipe(epochs="!!bool maybe"), ["not valid YAML", "'maybe'"]),
+    "more classes than labels": (
+        text(dataset="dataset: {name: synthetic, classes: 3000000000}"),
+        ["dataset.classes", "≤ 16777216"],
+    ),
+    "a rank that is no size": (
+        head("{type: trl, rank: 999999999999, factorization: cp}"),
+        ["model.head", "from 1 to 2³¹ − 1", "got 999999999999"],
+    ),
+    "weights without a name": (
+        text(model='model: {backbone: small_vgg2, pretrained: "", head: {type: dense}}'),
+        ["model.pretrained: expected the name of a .params file", "got ''"],
+    ),
+    "weights of a mapping": (
+        text(model="model: {backbone: small_vgg2, pretrained: {a: b}, head: {type: dense}}"),
+        ["model.pretrained: expected the name of a .params file", "got {'a': 'b'}"],
+    ),
+    "frozen by a mapping": (recipe(freeze="{a: 1}"), ["train.freeze: expected 'backbone', or"]),
+    "nothing to drop": (
+        head("{type: dense, hidden: [], dropout: 0.9}"),
+        ["model.head: ", "dropout: expected 0 without hidden layers, got 0.9"],
+    ),
+    "classes of a TCL": (
+        text(
+            model="model: {backbone: small_vgg2, pretrained: a.params, "
+            "fit: {weigh_classes: true}, head: {type: tcl, rank: [2, 2, 2]}}"
+        ),
+        ["model.fit.weigh_classes: expected false for a TCL"],
+    ),
     "a root for embedded data": (
         text(dataset="dataset: {name: mnist, root: here}"),
         ["dataset.root", "here"],
@@ -247,6 +281,7 @@ def test_there_are_fifty_kinds():
         ("train.epochs=[", ["--set", "YAML"]),
         ("train.epoch=3", ["--set", "epochs"]),
         ("train.epochs=-3", ["--set", "train.epochs", "-3"]),
+        ("train.epochs=0", ["--set", "train.epochs: expected at least 1"]),
         ("name.sub=3", ["name", "string"]),
         ("name=2024-13-45", ["--set", "YAML"]),
         ("baseline=nope", ["baseline", "'nope'"]),
@@ -367,6 +402,14 @@ def test_every_suite_loads_with_baselines_first(suite):
     is_baseline = [c.baseline is None for c in configs]
     assert is_baseline[0] and is_baseline == sorted(is_baseline, reverse=True)
     assert all(c.suite == suite for c in configs)
+
+
+def test_hidden_files_are_no_configs(tmp_path):
+    """Such as an editor's lock, and what macOS writes beside a file."""
+    (tmp_path / "a.yaml").write_text(text())
+    (tmp_path / "._a.yaml").write_bytes(b"\x00\xff")
+    (tmp_path / ".#a.yaml").symlink_to("nobody@nowhere")
+    assert len(config.load_suite(tmp_path)) == 1
 
 
 def test_a_name_twice_in_a_suite_is_refused(tmp_path):

@@ -139,6 +139,22 @@ def test_table(form, with_published, configs, runs, published):
         assert "\\toprule" in laid_out and "\\bottomrule" in laid_out
 
 
+@pytest.mark.parametrize(
+    "rank, shown",
+    [
+        ("(8, 4, 4)", "8,4,4"),
+        ("(8, 4, 4), (2, 2, 2)", "(8,4,4),(2,2,2)"),
+        ("(8, 4, 4), 20", "(8,4,4),20"),
+        ("savings 0.9", "savings 0.9"),
+        ("20", "20"),
+    ],
+)
+def test_ranks_are_bare_in_a_terminal(rank, shown, configs, runs):
+    rows = summarise(configs, WEIGHTS, runs, {})
+    text = table([replace(rows[1], rank=rank)])
+    assert re.search(rf"(^|\s){re.escape(shown)}(\s|$)", text)
+
+
 def test_csv_reads_back(configs, runs, published):
     rows = list(
         csv.DictReader(io.StringIO(table(summarise(configs, WEIGHTS, runs, published), "csv")))

@@ -23,6 +23,7 @@ _TYPES = {
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
     "dict_type": "a mapping of keys to values",
+    "invalid_key": "a key that is a string",
 }
 _LIMITS = {
     "greater_than": ("gt", ">"),
@@ -55,6 +56,8 @@ def explain(error: ValidationError, tree: Any, path: Path) -> ConfigError:
     where = f"{file}: {key}"
     if first["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1], tree)
+        if len(keys) == 1 and not str(file).startswith("--set"):
+            known = ["extends", *known]  # read before all others
         close = difflib.get_close_matches(str(keys[-1]), known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         hint = f"{_BRACKETS}; " if str(keys[-1]).endswith(")") else hint
@@ -65,9 +68,11 @@ def explain(error: ValidationError, tree: Any, path: Path) -> ConfigError:
     if first["type"] == "union_tag_invalid":
         tag, expected = short(first["ctx"]["tag"]), first["ctx"]["expected_tags"]
         return ConfigError(f"{where}.type: expected one of {expected}, got {tag}")
-    if isinstance(first["input"], dict) and first["type"] == "value_error":  # a check across keys
+    is_mapping = key in ("", "dataset", "model", "model.head", "train", "train.schedule", "tune")
+    if is_mapping and first["type"] == "value_error":  # a check across keys, which names one
         message = _expected(first)
-        return ConfigError(f"{where}.{message}" if key else f"{file}: {message}")
+        file = tree.origin_of([*keys, *message.partition(":")[0].split(".")]) or file
+        return ConfigError(f"{file}: {key}.{message}" if key else f"{file}: {message}")
     got = short(first["input"])
     hint = f"; {_BRACKETS}" if isinstance(first["input"], str) and got.startswith("'(") else ""
     return ConfigError(f"{where}: expected {_expected(first)}, got {got}{hint}")

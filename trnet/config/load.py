@@ -102,7 +102,7 @@ def load_suite(folder: str | Path) -> list[Config]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: expected a folder of configs, found no such folder")
-    paths = sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("_"))
+    paths = sorted(path for path in folder.glob("*.yaml") if path.name[0] not in "_.")
     if not paths:
         below = sorted({str(path.parent) for path in folder.glob("*/*.yaml")})
         hint = f"; try {' or '.join(below)}" if below else ""

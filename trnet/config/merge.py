@@ -93,6 +93,8 @@ def parse_yaml(text: str, where: str) -> Any:
         content = YAML(typ="safe", pure=True).load(text)
         _check_size(content)
         return content
+    except KeyError as error:  # of a word that a tag does not know, as in !!bool maybe
+        raise ConfigError(f"{where}: not valid YAML: {error} is not what its tag says") from None
     except (YAMLError, ValueError, IndexError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

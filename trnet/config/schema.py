@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -76,7 +76,7 @@ def _path_of_names(path: str) -> str:
 
 
 def _file_or_flag(value: Any) -> Any:
-    if not isinstance(value, (bool, str)):
+    if not isinstance(value, (bool, str)) or value == "":
         raise ValueError("the name of a .params file, true or false")
     return value
 
@@ -129,7 +129,7 @@ class Dataset(_Schema):
     name: str
     root: Optional[str] = None
     augment: bool = True
-    classes: Optional[Annotated[int, Field(ge=2)]] = None
+    classes: Optional[Annotated[int, Field(ge=2, le=2**24)]] = None  # float32 labels are distinct
     size: Optional[Annotated[int, Field(ge=1, le=4096)]] = None
     samples: Optional[PositiveInt] = None
     holdout: Optional[OpenFraction] = None
@@ -231,10 +231,14 @@ def head_schema(kind: Any) -> type[Head]:
 
 @cache
 def _schema_of(kind: str, make: Callable) -> type[Head]:
-    _, _, _, *parameters = inspect.signature(make, eval_str=True).parameters.values()
+    _, _, _, *parameters = inspect.signature(make).parameters.values()
+    function = getattr(make, "func", make)  # of a partial
+    if not inspect.isroutine(function):
+        function = function.__init__ if isinstance(function, type) else function.__call__
+    hints = get_type_hints(function, include_extras=True)
     keys = {
         parameter.name: (
-            Any if parameter.annotation is parameter.empty else parameter.annotation,
+            hints.get(parameter.name, Any),
             ... if parameter.default is parameter.empty else parameter.default,
         )
         for parameter in parameters
@@ -390,6 +394,11 @@ class Config(_Schema):
             raise ValueError("train.epochs: expected at least 1 without model.pretrained, got 0")
         if not self.model.pretrained and self.model.fit is not None:
             raise ValueError("model.fit: expected none without model.pretrained")
+        if self.model.fit and self.model.fit.weigh_classes and isinstance(self.model.head, TCLHead):
+            raise ValueError(
+                "model.fit.weigh_classes: expected false for a TCL, which gives no class scores, "
+                "got true"
+            )
         return self
 
     @model_validator(mode="after")

@@ -206,7 +206,7 @@ def glyphs(request: Request) -> DataSource:
     folder = Path(request.root or ROOT)
     notes = _notes(folder)
     train, test = (_part(_read(folder, split, notes)) for split in SPLITS)
-    pixels = train.images[:: CLASSES + 1] / 255  # a thousandth of all, of every class and face
+    pixels = train.images[:: CLASSES + 1] / 255  # a thousandth: one of every face
     source = from_arrays(request, train, test, [pixels.mean()], [pixels.std()], shift)
     note = {"freetype": notes["freetype"]}
     note |= {split: notes["sha256"][split][:16] for split in SPLITS}

@@ -42,6 +42,8 @@ def dense_head(
     """
     head = nn.HybridSequential(prefix="head_")
     if hidden is None and pooling in (None, backbone.pooling) and backbone.classes == classes:
+        if dropout and not any(isinstance(block, nn.Dropout) for block in backbone.head):
+            raise _nothing_to_drop(dropout)
         head.add(*backbone.head)
         for block in backbone.head:
             if isinstance(block, nn.Dropout) and dropout is not None:
@@ -149,10 +151,16 @@ def trl_head(
 def _add_dense(
     head: nn.HybridSequential, hidden: Sequence[int], dropout: float | None, classes: int
 ) -> None:
+    if dropout and not hidden:
+        raise _nothing_to_drop(dropout)
     rate = _DROPOUT if dropout is None else dropout
     for units in hidden:
         head.add(nn.Dense(units, activation="relu"), nn.Dropout(rate))
     head.add(nn.Dense(classes))
+
+
+def _nothing_to_drop(dropout: float) -> ValueError:
+    return ValueError(f"dropout: expected 0 without hidden layers, got {dropout:g}")
 
 
 HEADS: dict[str, Callable[..., HybridBlock]] = {

@@ -133,7 +133,8 @@ def _csv(rows: Sequence[Row]) -> str:
 
 def _bare(rank: str) -> str:
     """A rank as short as it can be: without spaces, and without brackets if there is one rank."""
-    return (rank if "), (" in rank else rank.strip("()")).replace(" ", "")
+    is_one = rank.startswith("(") and rank.find(")") == len(rank) - 1
+    return rank[1:-1].replace(" ", "") if is_one else rank.replace(", ", ",")
 
 
 def _rounded(value: float | None) -> float | None:
@@ -146,8 +147,8 @@ def _printed(value: float | None) -> str:
 
 
 def _published_top1(row: Row) -> str:
-    change = row.published.top1_change
-    return f"({change:+.1f})" if change is not None else _printed(row.published.top1)
+    top1, change = row.published.top1, row.published.top1_change
+    return f"({change:+.1f})" if top1 is None and change is not None else _printed(top1)
 
 
 def measured(of: Measurement | None, signed: bool = False) -> str:

@@ -65,9 +65,10 @@ class CP(Factorization):
         return {name: (size, self.rank) for name, size in zip(names, self.shape)}
 
     def _exact_rank(self, rank: Rank) -> int:
-        if not is_positive(rank):
+        if not is_positive(rank) or rank >= 2**31:  # which is no size for MXNet
             raise ValueError(
-                f"rank: expected an integer ≥ 1, the number of terms, for CP, got {rank!r}"
+                "rank: expected an integer from 1 to 2³¹ − 1, the number of terms, for CP, got "
+                f"{rank!r}"
             )
         return int(rank)
 
