@@ -216,7 +216,7 @@ BROKEN = {
     ),
     "a rank that is no size": (
         head("{type: trl, rank: 999999999999, factorization: cp}"),
-        ["model.head", "from 1 to 2³¹ − 1", "got 999999999999"],
+        ["model.head", "an integer ≥ 1 and below 2³¹", "got 999999999999"],
     ),
     "weights without a name": (
         text(model='model: {backbone: small_vgg2, pretrained: "", head: {type: dense}}'),

@@ -67,7 +67,7 @@ class CP(Factorization):
     def _exact_rank(self, rank: Rank) -> int:
         if not is_positive(rank) or rank >= 2**31:  # which is no size for MXNet
             raise ValueError(
-                "rank: expected an integer from 1 to 2³¹ − 1, the number of terms, for CP, got "
+                "rank: expected an integer ≥ 1 and below 2³¹, the number of terms, for CP, got "
                 f"{rank!r}"
             )
         return int(rank)
