@@ -325,13 +325,14 @@ def test_savings_in_a_config_choose_the_rank_by_the_trained_weights(folder):
     # Once it is trained, what chose its rank may go.
     weights.unlink()
     done = folder / "runs/shapes/saving/seed0"
-    assert experiment.build(chosen, dataset, done / "checkpoints").output.rank == trained
+    own = done / "checkpoints/epoch-0000"
+    assert experiment.build(chosen, dataset, own).output.rank == trained
     assert inference.score(done, "latest", [mx.cpu()])[2].top1 == result["top1"]
-    saved = done / "checkpoints/epoch-0000/network.params"
+    saved = own / "network.params"
     whole = saved.read_bytes()
     saved.write_bytes(whole[:-9])
     with pytest.raises(ConfigError, match=r"model\.head\.rank: .*there is no such file$"):
-        experiment.build(chosen, dataset, done / "checkpoints")
+        experiment.build(chosen, dataset, own)
     saved.write_bytes(whole)
     donor = compression.open_donor(done, [])
     assert tuple(donor.model.head.rank) == trained

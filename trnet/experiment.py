@@ -45,11 +45,11 @@ from trnet.training.progress import Progress
 from trnet.training.stopping import Stop
 
 
-def build(config: Config, dataset: DataSet, checkpoints: Path | None = None) -> Network:
+def build(config: Config, dataset: DataSet, own: Path | None = None) -> Network:
     """Build the network that a config names, for images of its data set.
 
-    A rank that trained weights choose is that of the last of its own ``checkpoints``, if there is
-    one: the trained weights may be gone by then.
+    A rank that trained weights choose is that of the run's ``own`` checkpoint, if it has one: the
+    trained weights may be gone by then.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def build(config: Config, dataset: DataSet, checkpoints: Path | None = None) -> 
     """
     with _naming(config, "model.backbone"):
         backbone = make_backbone(config.model.backbone, dataset.shape, dataset.classes)
-    head = _with_chosen_rank(config, dataset, checkpoints and checkpoint.newest(checkpoints))
+    head = _with_chosen_rank(config, dataset, own)
     with _naming(config, "model.head"):
         network = attach_head(backbone, head, dataset.shape, dataset.classes)
     with _naming(config, "train.freeze"):
@@ -119,7 +119,7 @@ def check_network(config: Config, runs: Path) -> None:
 
 
 def _build_checked(config: Config, dataset: DataSet, folder: Path) -> Network:
-    network = build(config, dataset, folder / "checkpoints")
+    network = build(config, dataset, checkpoint.newest(folder / "checkpoints"))
     with _naming(config, "model.head"):
         check_sizes(network, dataset.shape)
     return network

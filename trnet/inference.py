@@ -200,6 +200,6 @@ def _trained(
     path = getattr(checkpoint, which)(folder / "checkpoints")
     if path is None:
         raise UserError(f"{folder}: has no checkpoint yet")
-    network = experiment.build(config, dataset, folder / "checkpoints")
+    network = experiment.build(config, dataset, path)
     checkpoint.load_network(path, network, contexts)
     return network, checkpoint.load_state(path)["epoch"]

@@ -9,6 +9,7 @@ import pytest
 
 from trnet.data import Request
 from trnet.data.arrays import Part, from_arrays, shift_and_flip
+from trnet.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,19 @@ def blobs():
         std=[0.3],
         augmentation=shift_and_flip,
     )
+
+
+@pytest.fixture
+def saved(monkeypatch) -> list[str]:
+    """The names of the checkpoints that a test saves, in order."""
+    names, save = [], checkpoint.save
+
+    def noting(folder, *rest):
+        save(folder, *rest)
+        names.append(checkpoint.newest(folder).name)
+
+    monkeypatch.setattr(checkpoint, "save", noting)
+    return names
 
 
 @pytest.fixture

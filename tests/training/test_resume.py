@@ -58,15 +58,8 @@ def test_another_number_of_threads_is_said(blobs, tmp_path, monkeypatch, capsys)
     assert "test: threads: 2 until now, 1 from here; the last digits may differ" in said
 
 
-def test_a_long_epoch_is_saved_before_its_validation(blobs, tmp_path, monkeypatch):
+def test_a_long_epoch_is_saved_before_its_validation(saved, blobs, tmp_path, monkeypatch):
     """Which may fail, on other images."""
-    saved, save = [], checkpoint.save
-
-    def noting(folder, *rest):
-        save(folder, *rest)
-        saved.append(checkpoint.newest(folder).name)
-
-    monkeypatch.setattr(checkpoint, "save", noting)
     monkeypatch.setattr(loop, "_WORTH_SAVING", 0.0)
     run(small_network(), blobs, tmp_path, recipe(epochs=1))
     assert saved == ["epoch-0001-step-000005", "epoch-0001"]

@@ -88,15 +88,8 @@ def test_two_devices_resume_with_statistics_of_their_own(blobs, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_checkpoints_come_with_the_minutes(blobs, tmp_path, monkeypatch):
+def test_checkpoints_come_with_the_minutes(saved, blobs, tmp_path):
     """Every step, if that takes longer than the minutes; the last two of them stay."""
-    saved, save = [], checkpoint.save
-
-    def noted(folder, *arguments):
-        save(folder, *arguments)
-        saved.append(checkpoint.newest(folder).name)
-
-    monkeypatch.setattr(checkpoint, "save", noted)
     settings = recipe(epochs=1, checkpoint_minutes=1e-9)
     run(small_network(), blobs, tmp_path, settings)
     steps = blobs.train_batches(settings.batch_size)

@@ -102,7 +102,7 @@ def _checked_rank(options: Namespace) -> int | list[int] | None:
         raise UserError("--freeze: expected --finetune EPOCHS with it, got none")
     if options.head == "tcl" and options.factorization != "tucker":
         raise UserError(
-            f"--factorization: expected --head trl, which has one, got tcl and "
+            "--factorization: expected --head trl, which has one, got tcl and "
             f"{options.factorization}"
         )
     if options.weigh_classes and options.head == "tcl":

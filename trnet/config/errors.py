@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -32,7 +33,7 @@ _LIMITS = {
     "less_than_equal": ("le", "≤"),
 }
 
-
+_ACROSS = re.compile(r"([\w.]+): expected ")  # a check across keys names one of them
 _BRACKETS = "YAML has lists in square brackets, as [8, 4, 4, 10]"
 
 
@@ -68,14 +69,14 @@ def explain(error: ValidationError, tree: Any, path: Path) -> ConfigError:
     if first["type"] == "union_tag_invalid":
         tag, expected = short(first["ctx"]["tag"]), first["ctx"]["expected_tags"]
         return ConfigError(f"{where}.type: expected one of {expected}, got {tag}")
-    is_mapping = key in ("", "dataset", "model", "model.head", "train", "train.schedule", "tune")
-    if is_mapping and first["type"] == "value_error":  # a check across keys, which names one
-        message = _expected(first)
-        file = tree.origin_of([*keys, *message.partition(":")[0].split(".")]) or file
+    message = _expected(first)
+    across = _ACROSS.match(message)
+    if across is not None:
+        file = tree.origin_of([*keys, *across[1].split(".")]) or file
         return ConfigError(f"{file}: {key}.{message}" if key else f"{file}: {message}")
     got = short(first["input"])
     hint = f"; {_BRACKETS}" if isinstance(first["input"], str) and got.startswith("'(") else ""
-    return ConfigError(f"{where}: expected {_expected(first)}, got {got}{hint}")
+    return ConfigError(f"{where}: expected {message}, got {got}{hint}")
 
 
 def short(value: Any) -> str:
